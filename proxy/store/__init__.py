@@ -1,0 +1,1 @@
+"""All SQL of the product: one backend behind a small protocol, and functions of (db, scope, ...)."""

@@ -1,0 +1,35 @@
+"""What the product asks of a database. One file per backend; every backend passes one suite of tests."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, LiteralString, Protocol, TypeVar
+
+Value = int | str | bytes | None
+Row = tuple[Any, ...]
+T = TypeVar("T")
+
+
+class Tx(Protocol):
+    """Statements inside one transaction. Synchronous: nothing can come between two of them."""
+
+    def all(self, sql: LiteralString, args: Sequence[Value] = ()) -> list[Row]: ...
+
+
+class Database(Protocol):
+    """An open store. Every method raises errors.Unavailable (503) when the storage cannot do its work."""
+
+    async def all(self, sql: LiteralString, args: Sequence[Value] = ()) -> list[Row]:
+        """The rows of a reading query, as of the last commit. For bounded reads over an index."""
+        ...
+
+    async def transaction(self, work: Callable[[Tx], T]) -> T:
+        """Runs `work` in one transaction and returns its result after the commit is durable.
+
+        An exception from `work` undoes its statements alone, and is raised here.
+        """
+        ...
+
+    async def ready(self) -> None:
+        """Raises Unavailable when the store does not answer."""
+        ...
+
+    async def close(self) -> None: ...

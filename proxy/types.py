@@ -1,0 +1,112 @@
+"""The product's nouns. A leaf: frozen data, no behaviour that needs anything else."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Overflow = Literal["adaptive", "summarize", "truncate", "null"]
+Mode = Literal["auto", "append", "resend", "observe"]
+Status = Literal["complete", "incomplete"]
+
+ROOT_BRANCH = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Who asks: the tenant that every query is bound to, and the key that goes upstream in `passthrough` mode."""
+
+    tenant: int
+    role: str = "user"
+    credential: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a request may set for its session turn, from the body's `session` object or X-Session-* headers."""
+
+    mode: Mode = "auto"
+    save: bool = True
+    token_budget: int | None = None
+    overflow: Overflow | None = None
+    """None: the session's, else the configuration's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One message of a request, read once.
+
+    `raw` is its JSON as it came, `value` the same parsed, `digest` the 16-byte hash of its canonical form
+    (reconcile.py), `calls` the ids of the tool calls it makes, `answers` the id of the call it answers.
+    """
+
+    role: str
+    raw: bytes
+    value: dict[str, Any]
+    digest: bytes
+    calls: tuple[str, ...] = ()
+    answers: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message on its way into the store: what was sent or generated, with its price in raw tokens."""
+
+    role: str
+    raw: bytes
+    digest: bytes
+    tokens: int
+    calls: int = 0
+    status: Status = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored message at its place: `seq` counts from 1 along a branch, `total` is the running sum of tokens."""
+
+    seq: int
+    role: str
+    raw: bytes
+    tokens: int
+    total: int
+    calls: int
+    turn: int
+    status: Status = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A line of the conversation. It shares the first `forked_at` entries with `parent`; `head` is its last seq."""
+
+    number: int
+    parent: int | None
+    forked_at: int
+    head: int
+    total: int
+    end_digest: bytes
+    end_status: Status
+    last_turn: int
+    cut: int
+    cut_key: str
+    instructions: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A stored session. `name` is what the client called it; None for one made by the Sessions API."""
+
+    id: int
+    uuid: str
+    name: str | None
+    branch: int
+    branches: int
+    turns: int
+    token_budget: int | None
+    overflow: Overflow | None
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """The standing system and developer messages of a session: JSON messages joined by commas, b"" for none."""
+
+    raw: bytes = b""
+    tokens: int = 0
+    id: int | None = None

@@ -6,6 +6,7 @@ values; ids and vendor fields never count. One pass of the Knuth-Morris-Pratt au
 of its entries, the longest head of the request that ends there; the rules below read that.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,13 +86,7 @@ def _text(text: str, role: str) -> str:
     return text
 
 
-_OF_PART = {
-    "text": "text",
-    "refusal": "refusal",
-    "image_url": "image_url",
-    "input_audio": "input_audio",
-    "file": "file",
-}
+_PARTS = ("text", "refusal", "image_url", "input_audio", "file")
 
 
 def _part(part: Any) -> list[Any]:
@@ -99,7 +94,7 @@ def _part(part: Any) -> list[Any]:
     if not isinstance(part, dict):
         return ["?", part]
     kind = part.get("type")
-    value = part.get(_OF_PART.get(kind, "")) if isinstance(kind, str) else None
+    value = part.get(kind) if isinstance(kind, str) and kind in _PARTS else None
     if value is None:
         return [kind, {key: item for key, item in part.items() if key not in ("type", "id", "cache_control")}]
     if kind == "image_url" and isinstance(value, dict):
@@ -115,10 +110,8 @@ def _call(call: Any) -> Any:
     if not isinstance(made, dict):
         return made
     given = made.get("arguments", made.get("input", ""))
-    try:
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):  # a model wrote broken JSON: it equals itself
         given = msgspec.json.decode(given) if isinstance(given, str) else given
-    except (msgspec.DecodeError, RecursionError):
-        pass  # a model wrote broken JSON: it equals itself as a string
     return [made.get("name"), given]
 
 

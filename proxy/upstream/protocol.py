@@ -9,7 +9,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. `first_byte` runs from the call to the first byte of the body, `idle` between two reads, `total` over all."""
+    """Seconds. `first_byte`: from the call to the body's first byte; `idle`: between two reads; `total`: over all."""
 
     connect: float = 5.0
     first_byte: float = 60.0

@@ -1,0 +1,52 @@
+"""What a case gets to work with: the load generator, the mock model server, and how long it may take."""
+
+import contextlib
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import servers
+from bench.bodies import Job
+from bench.servers import Load, Measured, Server
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The parts that all cases share."""
+
+    load: Load
+    mock: Server
+    rounds: int
+    quick: bool
+    soak_requests: int
+
+    def size(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+    @contextlib.contextmanager
+    def proxy(self, home: Path | None = None) -> Generator[Server, None, None]:
+        """A proxy with a fresh store, or with the one in `home`."""
+        with contextlib.ExitStack() as stack:
+            where = home or stack.enter_context(servers.directory())
+            yield stack.enter_context(servers.proxy(where, self.mock.port))
+
+    @contextlib.contextmanager
+    def yardsticks(self) -> Generator[tuple[Server, Server | None], None, None]:
+        """The Python pass-through and nginx, the latter None where it is not installed."""
+        with servers.directory() as home, contextlib.ExitStack() as stack:
+            python = stack.enter_context(servers.yardstick(home, self.mock.port))
+            yield python, stack.enter_context(servers.nginx(home, self.mock.port))
+
+    def fill(self, server: Server, session: str, requests: int, sessions: int = 1, messages: int = 99) -> None:
+        """Store requests x (messages + 1) messages in each session, through the proxy itself, and let it settle."""
+        job = Job(server.port, "fill", sessions, requests, session, messages=messages, limit_s=600)
+        self.load.run(job, server)
+        server.process.settle()
+
+    def warm(self, server: Server) -> None:
+        """A few hundred unmeasured requests."""
+        self.load.run(Job(server.port, "stateless", each=self.size(20, 5)), server)
+        server.process.settle()
+
+    def run(self, server: Server, job: Job) -> Measured:
+        return self.load.run(job, server)

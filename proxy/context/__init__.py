@@ -1,0 +1,1 @@
+"""What goes to the model. Pure: a budget and messages in, a plan out."""

@@ -1,0 +1,79 @@
+"""Entries and new messages -> the list that goes upstream, always valid: each tool call is followed by its result.
+
+A call that nobody answered gets a synthetic result, a result without its call is left out. Both happen on the way
+out only; the store keeps what was said. Upstreams answer 400 to anything else, for every later turn of the session.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from proxy.context import tokens
+from proxy.context.tokens import Count
+from proxy.types import Entry
+
+RESULTS = ("tool", "function")
+NO_RESULT = "No result was recorded for this tool call."
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One message of the forwarded list. `seq` is its place in the store; None for new and synthetic ones."""
+
+    role: str
+    raw: bytes
+    tokens: int
+    seq: int | None = None
+    turn: int = 0
+    calls: int = 0
+
+
+class _Id(msgspec.Struct):
+    id: str = ""
+
+
+class _Ids(msgspec.Struct):
+    tool_calls: list[_Id] | None = None
+    tool_call_id: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Ids).decode
+
+
+def of_entry(entry: Entry) -> Piece:
+    return Piece(entry.role, entry.raw, entry.tokens, entry.seq, entry.turn, entry.calls)
+
+
+def call_ids(raw: bytes) -> tuple[str, ...]:
+    """The ids of the tool calls that an assistant message makes."""
+    return tuple(call.id for call in _decode(raw).tool_calls or ())
+
+
+def repaired(pieces: Sequence[Piece], count: Count) -> list[Piece]:
+    """The same list with every call answered and no orphan. Lists without calls and results come back as they are."""
+    if not any(piece.calls or piece.role == "tool" for piece in pieces):
+        return list(pieces)
+    out: list[Piece] = []
+    open_calls: list[str] = []
+    for piece in pieces:
+        if piece.role == "tool":
+            answered = _decode(piece.raw).tool_call_id or ""
+            if answered in open_calls:
+                open_calls.remove(answered)
+                out.append(piece)
+            continue
+        out.extend(_synthetic(open_calls, count))
+        open_calls = list(call_ids(piece.raw)) if piece.calls else []
+        out.append(piece)
+    out.extend(_synthetic(open_calls, count))
+    return out
+
+
+def _synthetic(calls: Iterable[str], count: Count) -> list[Piece]:
+    return [_no_result(call, count) for call in calls]
+
+
+def _no_result(call: str, count: Count) -> Piece:
+    value = {"role": "tool", "tool_call_id": call, "content": NO_RESULT}
+    return Piece("tool", msgspec.json.encode(value), tokens.of_message(value, count))

@@ -1,0 +1,94 @@
+"""Tenants and their API keys. A key is shown once and stored as its SHA-256."""
+
+import hashlib
+from dataclasses import dataclass
+
+from proxy.errors import BadRequest, NotFound
+from proxy.store.database import Database, Tx
+from proxy.types import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    id: str
+    tenant: str
+    role: str
+    created_at: int
+    revoked_at: int | None
+
+
+def hashed(key: bytes) -> bytes:
+    """What is stored of a key. Keys are 256 random bits, so that a plain hash needs no salt and no stretching."""
+    return hashlib.sha256(key).digest()
+
+
+async def scope_of(db: Database, key: bytes) -> Scope | None:
+    """Who a key belongs to; None for an unknown or revoked one. The only query without a tenant: it finds it."""
+    rows = await db.all("SELECT tenant, role FROM keys WHERE hash = ? AND revoked_at IS NULL", (hashed(key),))
+    return Scope(rows[0][0], rows[0][1]) if rows else None
+
+
+async def tenant_of(db: Database, credential: bytes, now: int) -> int:
+    """The tenant that owns an upstream key in `passthrough` mode; made when it is first seen."""
+    name = passthrough_name(credential)
+    rows = await db.all("SELECT id FROM tenants WHERE name = ?", (name,))
+    return rows[0][0] if rows else await db.transaction(lambda tx: _tenant(tx, name, now))
+
+
+def passthrough_name(credential: bytes) -> str:
+    return "key:" + hashed(credential).hex()
+
+
+def _tenant(tx: Tx, name: str, now: int) -> int:
+    tx.all("INSERT INTO tenants (name, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, now))
+    return tx.all("SELECT id FROM tenants WHERE name = ?", (name,))[0][0]
+
+
+async def create(db: Database, tenant: str, role: str, key: bytes, now: int) -> str:
+    """Stores a key of `tenant` (made if new) and returns the key's id."""
+    mark = hashed(key)
+    name = "sk_" + mark.hex()[:12]
+
+    def work(tx: Tx) -> str:
+        number = _tenant(tx, tenant, now)
+        tx.all(
+            "INSERT INTO keys (id, tenant, role, hash, created_at) VALUES (?, ?, ?, ?, ?)",
+            (name, number, role, mark, now),
+        )
+        return name
+
+    return await db.transaction(work)
+
+
+async def listed(db: Database) -> list[Key]:
+    rows = await db.all(
+        """SELECT k.id, t.name, k.role, k.created_at, k.revoked_at
+           FROM keys k JOIN tenants t ON t.id = k.tenant ORDER BY k.created_at, k.id"""
+    )
+    return [Key(*row) for row in rows]
+
+
+async def revoke(db: Database, name: str, now: int) -> None:
+    """From the next request on the key is refused. NotFound when there is no such live key."""
+    rows = await db.transaction(
+        lambda tx: tx.all(
+            "UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL RETURNING id", (now, name)
+        )
+    )
+    if not rows:
+        raise NotFound(f"there is no live key {name}; `session-proxy keys list` shows them", param="id")
+
+
+async def rebind(db: Database, old: bytes, new: bytes) -> None:
+    """Moves the tenant of a rotated upstream key (`passthrough` mode) to the new key."""
+
+    def work(tx: Tx) -> None:
+        if tx.all("SELECT 1 FROM tenants WHERE name = ?", (passthrough_name(new),)):
+            raise BadRequest("the new key owns sessions already; a tenant cannot be moved onto another", param="new")
+        moved = tx.all(
+            "UPDATE tenants SET name = ? WHERE name = ? RETURNING id", (passthrough_name(new), passthrough_name(old))
+        )
+        if not moved:
+            raise NotFound("no tenant belongs to the old key", param="old")
+
+    await db.transaction(work)

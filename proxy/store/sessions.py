@@ -1,0 +1,70 @@
+"""Sessions, their branches and their standing instructions: finding them. Turns write them (turns.py)."""
+
+from typing import Any
+
+from proxy.store.database import Database
+from proxy.types import Branch, Instructions, Scope, Session
+
+Found = tuple[Session, Branch]
+
+
+async def find(db: Database, scope: Scope, name: str) -> Found | None:
+    """The tenant's session that the client calls `name`, or whose UUID that is, with its current branch."""
+    rows = await db.all(
+        """SELECT s.id, s.uuid, s.name, s.branch, s.branches, s.turns, s.token_budget, s.overflow,
+                  b.branch, b.parent, b.forked_at, b.head, b.total, b.end_digest, b.end_status, b.last_turn,
+                  b.cut, b.cut_key, b.instructions
+           FROM sessions s JOIN branches b ON b.tenant = s.tenant AND b.session = s.id AND b.branch = s.branch
+           WHERE s.tenant = ? AND s.name = ?""",
+        (scope.tenant, name),
+    )
+    if not rows and _is_uuid(name):
+        rows = await db.all(
+            """SELECT s.id, s.uuid, s.name, s.branch, s.branches, s.turns, s.token_budget, s.overflow,
+                      b.branch, b.parent, b.forked_at, b.head, b.total, b.end_digest, b.end_status, b.last_turn,
+                      b.cut, b.cut_key, b.instructions
+               FROM sessions s JOIN branches b ON b.tenant = s.tenant AND b.session = s.id AND b.branch = s.branch
+               WHERE s.tenant = ? AND s.uuid = ?""",
+            (scope.tenant, name),
+        )
+    return (Session(*rows[0][:8]), Branch(*rows[0][8:])) if rows else None
+
+
+def _is_uuid(name: str) -> bool:
+    return len(name) == 36 and name.count("-") == 4
+
+
+async def branches(db: Database, scope: Scope, session: int) -> dict[int, Branch]:
+    """All branches of a session, by number."""
+    rows = await db.all(
+        """SELECT branch, parent, forked_at, head, total, end_digest, end_status, last_turn, cut, cut_key, instructions
+           FROM branches WHERE tenant = ? AND session = ?""",
+        (scope.tenant, session),
+    )
+    return {row[0]: Branch(*row) for row in rows}
+
+
+async def instructions(db: Database, scope: Scope, session: int, number: int) -> Instructions:
+    """The standing instructions with this number."""
+    rows = await db.all(
+        "SELECT raw, tokens, id FROM instructions WHERE tenant = ? AND session = ? AND id = ?",
+        (scope.tenant, session, number),
+    )
+    return Instructions(*rows[0]) if rows else Instructions()
+
+
+async def instructions_at(db: Database, scope: Scope, session: int, turn: int) -> int | None:
+    """The number of the instructions that were in force in a turn."""
+    rows: list[tuple[Any, ...]] = await db.all(
+        "SELECT instructions FROM turns WHERE tenant = ? AND session = ? AND turn = ?", (scope.tenant, session, turn)
+    )
+    return rows[0][0] if rows else None
+
+
+async def delete(db: Database, scope: Scope, session: int) -> bool:
+    """Removes a session with all it holds. False when the tenant has no such session."""
+
+    def work(tx: Any) -> bool:
+        return bool(tx.all("DELETE FROM sessions WHERE tenant = ? AND id = ? RETURNING id", (scope.tenant, session)))
+
+    return await db.transaction(work)

@@ -1,0 +1,209 @@
+"""Turns: the one write of the hot path, and the answers kept for retries."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.errors import Conflict, Unavailable
+from proxy.store.database import Database, Tx
+from proxy.types import Branch, Instructions, Message, Scope, Session, Status
+
+KEY_HOURS = 24
+PRUNE = 20
+"""Old keys that one commit removes at the most, so that no turn pays for a backlog."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that one turn stores.
+
+    `session` None: the session is made, as `name`. `branch` None with it. `fork_at`: a new branch starts after that
+    seq of `branch`, whose running total there is `fork_total`. `number`: the turn's number. `answer` b"": kept for no
+    retry. `request`: the hash that a retry must share. Times are epoch milliseconds.
+    """
+
+    uuid: str
+    name: str
+    session: Session | None
+    branch: Branch | None
+    fork_at: int | None
+    fork_total: int
+    number: int
+    messages: Sequence[Message]
+    instructions: Instructions
+    cut: int
+    cut_key: str
+    status: Status
+    model: str
+    request_id: str
+    ledger: bytes
+    usage: bytes | None
+    key: str
+    request: bytes
+    answer: bytes
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The stored answer of an earlier request: the turn, its request's hash, the answer, and when (epoch ms)."""
+
+    turn: int
+    request: bytes
+    answer: bytes
+    at: int
+
+
+async def answered(db: Database, scope: Scope, session: int, key: str) -> Answered | None:
+    """What was answered under an Idempotency-Key; the latest turn's answer for an empty key."""
+    rows = await db.all(
+        "SELECT turn, request, answer, created_at FROM replays WHERE tenant = ? AND session = ? AND key = ?",
+        (scope.tenant, session, key),
+    )
+    return Answered(*rows[0]) if rows else None
+
+
+async def sent_in(db: Database, scope: Scope, session: int, turn: int) -> tuple[int, list[bytes]]:
+    """The first seq of a turn and the digests of its new messages, without the reply."""
+    rows = await db.all(
+        """SELECT e.seq, e.digest, e.status FROM turns t
+           JOIN entries e ON e.tenant = t.tenant AND e.session = t.session AND e.branch = t.branch
+                         AND e.seq BETWEEN t.first_seq AND t.last_seq
+           WHERE t.tenant = ? AND t.session = ? AND t.turn = ? ORDER BY e.seq""",
+        (scope.tenant, session, turn),
+    )
+    return (rows[0][0], [digest for _, digest, status in rows if status == "complete"]) if rows else (0, [])
+
+
+async def append(db: Database, scope: Scope, record: Record) -> tuple[int, int]:
+    """Stores a turn in one transaction and returns its (branch, turn). Raises Conflict when the session is gone or has
+    moved on, Unavailable when the storage cannot commit."""
+    return await db.transaction(lambda tx: _append(tx, scope, record))
+
+
+def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
+    session = _session(tx, scope, record)
+    instructions = _instructions(tx, scope, session, record)
+    branch, head, total = _place(tx, scope, session, record)
+    rows = record.messages
+    for n, message in enumerate(rows, 1):
+        total += message.tokens
+        tx.all(
+            """INSERT INTO entries (tenant, session, branch, seq, turn, role, tokens, total, calls, status, digest, raw)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+            (scope.tenant, session, branch, head + n, record.number, message.role, message.tokens, total, message.calls,
+             message.status, message.digest, message.raw),
+        )  # fmt: skip
+    end = rows[-1]
+    tx.all(
+        """UPDATE branches SET head = ?, total = ?, end_digest = ?, end_status = ?, last_turn = ?, cut = ?, cut_key = ?,
+                  instructions = ?
+           WHERE tenant = ? AND session = ? AND branch = ?""",
+        (head + len(rows), total, end.digest, end.status, record.number, record.cut, record.cut_key, instructions,
+         scope.tenant, session, branch),
+    )  # fmt: skip
+    tx.all(
+        """INSERT INTO turns (tenant, session, turn, branch, first_seq, last_seq, status, model, instructions,
+                              request_id, ledger, usage, created_at)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+        (scope.tenant, session, record.number, branch, head + 1, head + len(rows), record.status, record.model,
+         instructions, record.request_id, record.ledger, record.usage, record.now),
+    )  # fmt: skip
+    _keep_answer(tx, scope, session, record)
+    return branch, record.number
+
+
+def _session(tx: Tx, scope: Scope, record: Record) -> int:
+    """The session's number; made here for a first turn, so that a failed one leaves nothing."""
+    if record.session is None:
+        rows = tx.all(
+            """INSERT INTO sessions (tenant, uuid, name, branch, branches, turns, created_at, updated_at)
+               VALUES (?, ?, ?, 1, 1, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id""",
+            (scope.tenant, record.uuid, record.name, record.number, record.now, record.now),
+        )
+        if not rows:
+            raise _moved_on()
+        return rows[0][0]
+    rows = tx.all(
+        """UPDATE sessions SET turns = max(turns, ?), branch = ?, branches = branches + ?, updated_at = ?
+           WHERE tenant = ? AND id = ? RETURNING id""",
+        (record.number, _number_of(record), int(record.fork_at is not None), record.now, scope.tenant,
+         record.session.id),
+    )  # fmt: skip
+    if not rows:
+        raise Conflict(
+            "this session was deleted while its turn ran; nothing was stored, start a new session",
+            code="session_deleted",
+            headers={"x-should-retry": "false"},
+        )
+    return record.session.id
+
+
+def _number_of(record: Record) -> int:
+    """The number of the branch that the turn stands on."""
+    if record.session is None or record.branch is None:
+        return 1
+    return record.branch.number if record.fork_at is None else record.session.branches + 1
+
+
+def _place(tx: Tx, scope: Scope, session: int, record: Record) -> tuple[int, int, int]:
+    """(branch, head, running total) to append after; makes the branch where it is new."""
+    number = _number_of(record)
+    old = record.branch
+    if old is not None and record.fork_at is None:
+        still = tx.all(
+            "SELECT 1 FROM branches WHERE tenant = ? AND session = ? AND branch = ? AND head = ?",
+            (scope.tenant, session, number, old.head),
+        )
+        if not still:
+            raise _moved_on()
+        return number, old.head, old.total
+    head, total, parent = record.fork_at or 0, record.fork_total, None if old is None else old.number
+    rows = tx.all(
+        """INSERT INTO branches (tenant, session, branch, parent, forked_at, head, total, end_digest, end_status,
+                                 last_turn, cut, cut_key, instructions, created_at)
+           VALUES (?, ?, ?, ?, ?, ?, ?, x'', 'complete', 0, 0, '', NULL, ?) ON CONFLICT DO NOTHING RETURNING branch""",
+        (scope.tenant, session, number, parent, head, head, total, record.now),
+    )
+    if not rows:
+        raise _moved_on()
+    return number, head, total
+
+
+def _moved_on() -> Unavailable:
+    return Unavailable(
+        "another request changed this session while the turn ran; nothing was stored, send it again",
+        code="session_moved_on",
+        headers={"Retry-After": "0"},
+    )
+
+
+def _instructions(tx: Tx, scope: Scope, session: int, record: Record) -> int | None:
+    """The number of the turn's instructions; each text is stored once in a session."""
+    given = record.instructions
+    if not given.raw or given.id is not None:
+        return given.id
+    mark = hashlib.blake2b(given.raw, digest_size=16).digest()
+    rows = tx.all(
+        """INSERT INTO instructions (tenant, session, digest, tokens, raw) VALUES (?, ?, ?, ?, ?)
+           ON CONFLICT (session, digest) DO UPDATE SET tokens = excluded.tokens RETURNING id""",
+        (scope.tenant, session, mark, given.tokens, given.raw),
+    )
+    return rows[0][0]
+
+
+def _keep_answer(tx: Tx, scope: Scope, session: int, record: Record) -> None:
+    if not record.answer:
+        return
+    tx.all(
+        """INSERT OR REPLACE INTO replays (tenant, session, key, turn, request, answer, created_at)
+           VALUES (?, ?, ?, ?, ?, ?, ?)""",
+        (scope.tenant, session, record.key, record.number, record.request, record.answer, record.now),
+    )
+    if record.key:
+        tx.all(
+            """DELETE FROM replays WHERE (session, key) IN (
+                   SELECT session, key FROM replays INDEXED BY replays_age
+                   WHERE key <> '' AND created_at < ? ORDER BY created_at LIMIT ?)""",
+            (record.now - KEY_HOURS * 3_600_000, PRUNE),
+        )

@@ -1,0 +1,102 @@
+"""One call of a model server until it answers well: retries before the first byte, errors turned into ours."""
+
+import asyncio
+import random
+
+import msgspec
+
+from proxy.config import UpstreamConfig
+from proxy.errors import UpstreamError, UpstreamRefused, UpstreamUnreachable
+from proxy.upstream import retry
+from proxy.upstream.protocol import Answer, Call, Upstream
+
+ERROR_BODY = 1 << 20
+"""Bytes of an error answer that are read at the most."""
+
+KEPT = ("retry-after", "retry-after-ms", "x-should-retry", "x-ratelimit-", "openai-")
+
+
+async def exchange(upstream: Upstream, settings: UpstreamConfig, call: Call, own_key: bool) -> Answer:
+    """An answer with a status below 400, to be closed by the caller. Raises UpstreamError for everything else.
+
+    `own_key`: the call carries the proxy's key, so that 401 and 403 are not the client's fault (502).
+    """
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            answer = await upstream.send(call)
+            if answer.status < 400:
+                return answer
+            failure: UpstreamError = await refusal(answer, own_key)
+            status = answer.status
+        except UpstreamUnreachable as exc:
+            failure, status = exc, retry.UNREACHABLE
+        pause = retry.wait(attempt, settings.retries, status, _retry_after(failure), random.random())
+        if pause is None:
+            raise failure
+        await asyncio.sleep(pause)
+
+
+async def refusal(answer: Answer, own_key: bool) -> UpstreamError:
+    """The failure that an answer with an error status stands for; reads and closes the answer."""
+    try:
+        body = await read(answer, ERROR_BODY)
+    except UpstreamError:
+        body = b""
+    finally:
+        await answer.aclose()
+    headers = kept_headers(answer)
+    if answer.status in (401, 403) and own_key:
+        return UpstreamError(
+            "the upstream refused the proxy's own key; check upstreams[].api_key", code="upstream_auth_error"
+        )
+    message, envelope = _envelope(body)
+    status = answer.status if 400 <= answer.status < 600 else 502
+    return UpstreamRefused(status, message or f"the upstream answered {answer.status}", body=envelope, headers=headers)
+
+
+def kept_headers(answer: Answer) -> dict[str, str]:
+    """What of an upstream's headers a client may see beside the body."""
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in answer.headers
+        if name.decode("latin-1").startswith(KEPT)
+    }
+
+
+async def read(answer: Answer, limit: int) -> bytes:
+    """The whole body. Raises UpstreamError when it is longer than `limit` bytes."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in answer:
+        size += len(part)
+        if size > limit:
+            raise UpstreamError("the upstream's answer is too long; raise limits.answer_mb", code="answer_too_large")
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _envelope(body: bytes) -> tuple[str | None, bytes | None]:
+    """(message, body) of a JSON error in any of the known dialects; (None, None) for HTML and other garbage."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None, None
+    error = value.get("error") if isinstance(value, dict) else None
+    if isinstance(error, dict):
+        return str(error.get("message") or "the upstream reported an error"), body
+    if isinstance(error, str):
+        return error, None
+    if isinstance(value, dict) and isinstance(value.get("message"), str):
+        return value["message"], None
+    return None, None
+
+
+def _retry_after(failure: UpstreamError) -> float | None:
+    try:
+        if "retry-after-ms" in failure.headers:
+            return float(failure.headers["retry-after-ms"]) / 1000
+        return float(failure.headers["retry-after"])
+    except (KeyError, ValueError):
+        return None

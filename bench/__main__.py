@@ -47,23 +47,26 @@ def run(args: argparse.Namespace) -> tuple[list[Row], int]:
     """All chosen cases; what could not run is said and counted."""
     rows: list[Row] = []
     failed = 0
+    for name in args.only:
+        note(f"{name} ...")
+        begin = time.monotonic()
+        try:
+            rows += case(name, args)
+        except Failed as exc:
+            failed += 1
+            note(f"{name} could not run: {exc}")
+        note(f"{name}: {time.monotonic() - begin:.0f} s")
+    return rows, failed
+
+
+def case(name: str, args: argparse.Namespace) -> list[Row]:
+    """One case, with a load generator and a mock model server of its own."""
     rounds = args.rounds or (2 if args.quick else 5)
     with servers.directory() as home, servers.mock(home) as mock, servers.load(home) as load:
-        lab = Lab(load, mock, rounds, args.quick, args.soak_requests)
-        for name in args.only:
-            begin, total = time.monotonic(), load.restart()
-            note(f"{name} ...")
-            try:
-                rows += CASES[name](lab)
-            except Failed as exc:
-                failed += 1
-                note(f"{name} could not run: {exc}")
-            errors = Row(name, "failed requests", load.total.errors)
-            rows.append(errors)
-            for sample in total.samples:
-                note(f"  {sample}")
-            note(f"{name}: {load.total.requests:,} requests in {time.monotonic() - begin:.0f} s")
-    return rows, failed
+        rows = CASES[name](Lab(load, mock, rounds, args.quick, args.soak_requests))
+        for sample in load.total.samples:
+            note(f"  failed request: {sample}")
+        return [*rows, Row(name, "failed requests", load.total.errors, f"of {load.total.requests:,}", target=0)]
 
 
 def note(text: str) -> None:

@@ -1,7 +1,7 @@
 """What a case gets to work with: the load generator, the mock model server, and how long it may take."""
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,3 +50,8 @@ class Lab:
 
     def run(self, server: Server, job: Job) -> Measured:
         return self.load.run(job, server)
+
+
+def alternating(compared: Sequence[Server], number: int) -> Sequence[Server]:
+    """The order of round `number`: every second one is reversed, so that nobody always comes first."""
+    return compared if number % 2 == 0 else compared[::-1]

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from typing import cast
 
 import httptools
 import uvloop
@@ -55,8 +56,7 @@ class Client(asyncio.Protocol):
         self.tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None

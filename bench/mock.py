@@ -10,7 +10,7 @@ import functools
 import json
 import re
 import signal
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import uvloop
@@ -128,8 +128,7 @@ class Connection(asyncio.Protocol):
         self.body: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
 
     def data_received(self, data: bytes) -> None:
         try:

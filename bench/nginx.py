@@ -31,4 +31,4 @@ def command(home: Path, port: int, upstream: int) -> list[str]:
     assert found is not None, "ask binary() first"
     file = home / "nginx.conf"
     file.write_text(CONFIG.format(home=home, port=port, upstream=upstream))
-    return [found, "-p", str(home), "-c", str(file), "-e", str(home / "nginx.log")]
+    return [found, "-p", str(home), "-c", str(file)]

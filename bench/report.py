@@ -54,12 +54,14 @@ def table(rows: Sequence[Row]) -> str:
 
 def _cells(each: Row) -> tuple[str, ...]:
     spread = f"{_number(min(each.rounds))} .. {_number(max(each.rounds))}" if len(each.rounds) > 1 else ""
-    target = "" if each.target is None else f"<= {_number(each.target)} {each.unit}".rstrip()
+    target = "" if each.target is None else f"<= {each.target:g}"
     return (each.case, each.name, f"{_number(each.value)} {each.unit}".rstrip(), spread, target, each.verdict)
 
 
 def _number(value: float) -> str:
-    if value != 0 and abs(value) < 10:
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    if abs(value) < 10:
         return f"{value:.2f}"
     return f"{value:,.1f}" if abs(value) < 100 else f"{value:,.0f}"
 

@@ -33,7 +33,6 @@ class Server:
     name: str
     port: int
     process: Process
-    home: Path
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,11 @@ class Load:
         pipe, answers = self.worker.popen.stdin, self.worker.popen.stdout
         assert pipe is not None and answers is not None
         before = server.process.cpu() if server else 0.0
-        pipe.write(json.dumps(asdict(job)) + "\n")
-        pipe.flush()
+        try:
+            pipe.write(json.dumps(asdict(job)) + "\n")
+            pipe.flush()
+        except BrokenPipeError as exc:
+            raise Failed(f"the load generator ended: {self.worker.tail()}") from exc
         end, peak = time.monotonic() + job.limit_s + 2 * GRACE_S, 0.0
         while not select.select([answers], [], [], 0.2)[0]:
             self.worker.check()
@@ -74,7 +76,7 @@ class Load:
                 server.process.check()
                 peak = max(peak, server.process.rss_mb())
             if time.monotonic() > end:
-                raise Failed(f"the load generator did not answer within {end:g} s")
+                raise Failed(f"the load generator did not answer within {job.limit_s + 2 * GRACE_S:g} s")
         line = answers.readline()
         after, peak = (server.process.cpu(), max(peak, server.process.rss_mb())) if server else (0.0, 0.0)
         if not line:
@@ -82,11 +84,6 @@ class Load:
         result = Result(**json.loads(line))
         self.add(result)
         return Measured(result, after - before, peak)
-
-    def restart(self) -> Result:
-        """Count from zero again; what is returned grows from here on."""
-        self.total = Result()
-        return self.total
 
     def add(self, result: Result) -> None:
         self.total.requests += result.requests
@@ -109,16 +106,16 @@ def mock(home: Path) -> Generator[Server, None, None]:
         line = own.popen.stdout.readline()
         if not line.strip().isdigit():
             raise Failed(f"the mock model server did not start: {own.tail()}")
-        yield Server("mock", int(line), own, home)
+        yield Server("mock", int(line), own)
 
 
 @contextlib.contextmanager
 def yardstick(home: Path, upstream: int) -> Generator[Server, None, None]:
     port = free_port()
-    command = [sys.executable, "-m", "bench.yardstick", str(port), f"http://127.0.0.1:{upstream}"]
+    command = [sys.executable, "-m", "bench.yardstick", str(port), f"http://127.0.0.1:{upstream}/v1/chat/completions"]
     with process.start("yardstick", command, home, _tested()) as own:
         wait(own, port, lambda: answers(port, "GET", "/") == 404)
-        yield Server("yardstick", port, own, home)
+        yield Server("yardstick", port, own)
 
 
 @contextlib.contextmanager
@@ -130,7 +127,7 @@ def nginx(home: Path, upstream: int) -> Generator[Server | None, None, None]:
     port = free_port()
     with process.start("nginx", nginx_config.command(home, port, upstream), home, _tested()) as own:
         wait(own, port, lambda: answers(port, "GET", "/v1/models") == 200)
-        yield Server("nginx", port, own, home)
+        yield Server("nginx", port, own)
 
 
 @contextlib.contextmanager
@@ -142,7 +139,7 @@ def proxy(home: Path, upstream: int, ready: Callable[[int], bool] | None = None)
     with process.start("proxy", [sys.executable, *PROXY, "--config", str(file)], home, _tested()) as own:
         ask = ready or (lambda port: answers(port, "GET", "/healthz") == 200)
         wait(own, port, lambda: ask(port))
-        yield Server("proxy", port, own, home)
+        yield Server("proxy", port, own)
 
 
 def config(home: Path, port: int, upstream: int) -> dict[str, Any]:

@@ -14,13 +14,12 @@ from starlette.routing import Route
 
 @contextlib.asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
-    async with aiohttp.ClientSession() as app.state.client:
+    async with aiohttp.ClientSession(headers={"content-type": "application/json"}) as app.state.client:
         yield
 
 
 async def relay(request: Request) -> Response:
-    url, body = sys.argv[2] + request.url.path, await request.body()
-    answer = await request.app.state.client.post(url, data=body, headers={"content-type": "application/json"})
+    answer = await request.app.state.client.post(sys.argv[2], data=await request.body())
     if answer.content_type == "text/event-stream":
         return StreamingResponse(answer.content.iter_any(), answer.status, media_type="text/event-stream")
     return Response(await answer.read(), answer.status, media_type=answer.content_type)

@@ -141,6 +141,10 @@ class Config:
     passthrough: Passthrough = Passthrough()
     telemetry: Telemetry = Telemetry()
 
+    def check(self) -> None:
+        """Raises BadConfig for what no single key can say; `load` has done it already."""
+        _check(self)
+
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 

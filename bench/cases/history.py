@@ -11,15 +11,15 @@ from statistics import median
 
 from bench import servers
 from bench.bodies import Job
-from bench.cases.turn import prepare
+from bench.cases.turn import prepare, warm
 from bench.lab import Lab
 from bench.report import Row, ratio, row
-from bench.servers import Server
+from bench.servers import Measured, Server
 
 TARGET = 1.2
 LONG = 10_000
-# Short sessions are fresh in every round and several, so that their turns do not make them long.
-SHORT_SESSIONS = 4
+# Below LONG each part has a session of its own, so that its turns do not make it long.
+PARTS = 4
 
 
 def history(lab: Lab) -> list[Row]:
@@ -32,10 +32,9 @@ def history(lab: Lab) -> list[Row]:
             if size >= LONG:
                 build(lab, proxy, f"long-{size}", size)
         for number in range(lab.rounds):
-            for size in sizes:
-                took, middle = measure(lab, proxy, size, number)
-                cpu[size].append(took)
-                p50[size].append(middle / 1000)
+            for size, runs in one_round(lab, proxy, sizes, number).items():
+                cpu[size].append(median(run.us_per_request for run in runs))
+                p50[size].append(median(run.result.p50 for run in runs) / 1000)
     last = sizes[-1]
     rows = [
         ratio("history", f"CPU, {last:,} / 100 messages", cpu[last], cpu[100], TARGET),
@@ -44,28 +43,28 @@ def history(lab: Lab) -> list[Row]:
     for size in sizes:
         rows.append(row("history", f"CPU per turn at {size:,}", cpu[size], "us"))
         rows.append(row("history", f"p50 at {size:,}", p50[size], "ms"))
-    return rows + [Row("history", f"bytes stored per turn at {size:,}", stored(lab, size), "B") for size in sizes[::2]]
+    return rows + [Row("history", f"bytes stored per turn at {size:,}", stored(lab, size), "B") for size in (100, LONG)]
+
+
+def one_round(lab: Lab, proxy: Server, sizes: list[int], number: int) -> dict[int, list[Measured]]:
+    """Each size PARTS times in turn, every time after the same few unmeasured turns."""
+    runs: dict[int, list[Measured]] = defaultdict(list)
+    for part in range(PARTS):
+        for size in sizes:
+            name = f"long-{size}"
+            if size < LONG:
+                name = f"short-{size}-{number}-{part}"
+                build(lab, proxy, name, size)
+            first = 200_000 + (number * PARTS + part) * 1000
+            warm(lab, proxy, name, 1, first + 500)
+            runs[size].append(lab.run(proxy, Job(proxy.port, "turn", 1, lab.size(48, 24), name, first=first)))
+    return runs
 
 
 def build(lab: Lab, proxy: Server, session: str, size: int) -> None:
     """One session of `size` messages: up to 1,000 a request."""
     messages = min(size, 1000)
     prepare(lab, proxy, session, 1, size // messages, messages - 1)
-
-
-def measure(lab: Lab, proxy: Server, size: int, number: int) -> tuple[float, float]:
-    """CPU per turn and the median time, both in microseconds, of 192 turns (48 in quick)."""
-    each = lab.size(48, 12)
-    first = 200_000 + number * 1000
-    if size >= LONG:
-        done = lab.run(proxy, Job(proxy.port, "turn", 1, each * SHORT_SESSIONS, f"long-{size}", first=first))
-        return done.us_per_request, done.result.p50
-    runs = []
-    for part in range(SHORT_SESSIONS):
-        name = f"short-{size}-{number}-{part}"
-        build(lab, proxy, name, size)
-        runs.append(lab.run(proxy, Job(proxy.port, "turn", 1, each, name, first=first)))
-    return median(run.us_per_request for run in runs), median(run.result.p50 for run in runs)
 
 
 def stored(lab: Lab, size: int) -> float:

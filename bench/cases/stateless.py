@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from bench.bodies import Job
-from bench.lab import Lab
+from bench.lab import Lab, alternating
 from bench.report import Row, ratio, row
 
 TARGET = 1.1
@@ -16,8 +16,8 @@ def stateless(lab: Lab) -> list[Row]:
         compared = [each for each in (python, proxy, nginx) if each is not None]
         for server in compared:
             lab.warm(server)
-        for _ in range(lab.rounds):
-            for server in compared:
+        for number in range(lab.rounds):
+            for server in alternating(compared, number):
                 done = lab.run(server, Job(server.port, "stateless", each=lab.size(100, 30)))
                 cpu[server.name].append(done.us_per_request)
                 p50[server.name].append(done.result.p50 / 1000)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 from bench.bodies import Job
-from bench.lab import Lab
+from bench.lab import Lab, alternating
 from bench.report import Row, ratio, row
 from bench.servers import Server
 
@@ -30,7 +30,7 @@ def variant(lab: Lab, compared: list[Server], name: str, job: Job, target: float
     cpu: dict[str, list[float]] = defaultdict(list)
     first: dict[str, list[float]] = defaultdict(list)
     for number in range(lab.rounds):
-        for server in compared:
+        for server in alternating(compared, number):
             done = lab.run(server, replace(job, port=server.port, session=f"{name}-{number}"))
             cpu[server.name].append(done.us_per_event)
             first[server.name].append(done.result.first_p50 / 1000)

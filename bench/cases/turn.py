@@ -7,12 +7,15 @@ near its length.
 from bench import servers
 from bench.bodies import Job
 from bench.lab import Lab
+from bench.process import Failed
 from bench.report import Row, ratio, row
 from bench.servers import Server
 
 TARGET = 1.5
 RSS_MB = 150
 WARM_TURNS = 4
+WARM_NUMBER = 900_000
+LEAST_SENT = 4_000
 
 
 def turn(lab: Lab) -> list[Row]:
@@ -37,6 +40,8 @@ def turn(lab: Lab) -> list[Row]:
             ours.append(done.us_per_request)
             p50.append(done.result.p50 / 1000)
             peaks.append(done.peak_mb)
+            if sent < LEAST_SENT:
+                raise Failed(f"the proxy sent up {sent:.0f} bytes a turn: the stored history is not in it")
         added = alone(lab, proxy, python)
     return [
         ratio("turn", "CPU, proxy / yardstick", ours, theirs, TARGET),
@@ -52,7 +57,12 @@ def turn(lab: Lab) -> list[Row]:
 def prepare(lab: Lab, proxy: Server, session: str, sessions: int, requests: int = 1, messages: int = 99) -> None:
     """Sessions with stored messages whose first turns, which cut the history, are already done."""
     lab.fill(proxy, session, requests, sessions, messages)
-    lab.run(proxy, Job(proxy.port, "turn", sessions, WARM_TURNS, session, first=900))
+    warm(lab, proxy, session, sessions, WARM_NUMBER)
+
+
+def warm(lab: Lab, proxy: Server, session: str, sessions: int, first: int) -> None:
+    """A few unmeasured turns, numbered from `first`."""
+    lab.run(proxy, Job(proxy.port, "turn", sessions, WARM_TURNS, session, first=first))
     proxy.process.settle()
 
 

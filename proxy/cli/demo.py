@@ -59,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
         return _demo(args)
     except LocalModelError as exc:
         note(f"session-proxy demo: {exc}")
+        return exc.exit_code
     except KeyboardInterrupt:
         note("\ninterrupted before the conversation was over")
-    return 1
+        return 1
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -72,6 +73,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _demo(args: argparse.Namespace) -> int:
     local_model.require("openai")
+    if args.config and not args.config.is_file():
+        raise LocalModelError(f"there is no configuration file {args.config}", exit_code=2)
     port = pick_port(args.port)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="session-proxy-")))
@@ -83,7 +86,8 @@ def _demo(args: argparse.Namespace) -> int:
         base_url = f"http://127.0.0.1:{port}/v1"
         passed = converse(base_url, args.model or (local_model.ALIAS if upstream else None))
         if not args.once:
-            _usage(base_url, data, local=upstream is not None)
+            kept = "the configured database" if _own_storage(args) else str(data / "demo.db")
+            _usage(base_url, kept, local_model.ALIAS if upstream else "YOUR-MODEL")
             try:
                 process.wait()
                 raise LocalModelError(f"the proxy ended (exit code {process.returncode}):\n{local_model.tail(log)}")
@@ -110,7 +114,7 @@ def _is_free(port: int) -> bool:
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OverflowError as exc:
-        raise LocalModelError(f"there is no port {port}: a port is a number from 1 to 65535") from exc
+        raise LocalModelError(f"there is no port {port}: a port is a number from 1 to 65535", exit_code=2) from exc
     except OSError:
         return False
     return True
@@ -146,18 +150,21 @@ def _write_config(path: Path, data: Path, upstream: str | None) -> Path:
     return path
 
 
+def _own_storage(args: argparse.Namespace) -> bool:
+    return bool(args.config and not (args.once or args.data))
+
+
 def _storage(data: Path) -> str:
     return f"sqlite:///{data / 'demo.db'}"
 
 
 def _server(args: argparse.Namespace, config: Path, port: int, data: Path) -> local_model.Child:
-    own_storage = args.config and not (args.once or args.data)
     return local_model.Child(
         name="the proxy",
         module="proxy",
         args=("serve", "--config", str(config), "--host", "127.0.0.1", "--port", str(port)),
         ready_url=f"http://127.0.0.1:{port}/healthz",
-        env={} if own_storage else {"PROXY_STORAGE__URL": _storage(data)},
+        env={} if _own_storage(args) else {"PROXY_STORAGE__URL": _storage(data)},
     )
 
 
@@ -372,10 +379,9 @@ def _ledger_lines(reply: Reply) -> str:
     return line("ledger", " | ".join(facts)) + "\n" + usage
 
 
-def _usage(base_url: str, data: Path, *, local: bool) -> None:
-    model = local_model.ALIAS if local else "YOUR-MODEL"
+def _usage(base_url: str, kept: str, model: str) -> None:
     say(f"""
-Now it is yours. The proxy serves {base_url}, with its sessions in {data / "demo.db"}:
+Now it is yours. The proxy serves {base_url}, and its sessions are in {kept}:
 
    curl {base_url}/chat/completions -H 'Content-Type: application/json' -H 'X-Session-Id: me' \\
      -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello, I am Ada."}}]}}'

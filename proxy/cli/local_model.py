@@ -37,6 +37,10 @@ BLOCK = 1 << 20
 class LocalModelError(Exception):
     """What the demo needs could not be fetched or started; the message says what to do."""
 
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -170,7 +174,8 @@ def _wait(process: subprocess.Popen[bytes], child: Child, log: IO[bytes]) -> Non
     deadline = time.monotonic() + child.limit_s
     while not answers(child.ready_url):
         if process.poll() is not None:
-            raise LocalModelError(f"{child.name} ended while starting (exit code {process.returncode}):\n{tail(log)}")
+            code = process.returncode
+            raise LocalModelError(f"{child.name} ended while starting (exit code {code}):\n{tail(log)}", max(code, 1))
         if time.monotonic() > deadline:
             raise LocalModelError(f"{child.name} did not answer within {child.limit_s:g} s:\n{tail(log)}")
         time.sleep(0.1)
@@ -235,7 +240,13 @@ def serve(model: str, port: int, ctx: int) -> object:
     params.use_jinja = True
     params.ui = False
     params.verbosity = 1
-    return xllamacpp.Server(params)
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError as exc:
+        raise LocalModelError(
+            f"llama.cpp could not start ({exc}): if the port {port} is free, the weights are damaged; delete {model} "
+            "and start again to fetch them anew"
+        ) from exc
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -248,7 +259,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.parent_pipe:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent decides
-    server = serve(args.model, args.port, args.ctx)
+    try:
+        server = serve(args.model, args.port, args.ctx)
+    except LocalModelError as exc:
+        print(exc, file=sys.stderr)
+        return exc.exit_code
     try:
         if args.parent_pipe:
             sys.stdin.buffer.read()

@@ -50,6 +50,20 @@ async def newest_user(db: Database, scope: Scope, session: int, line: Sequence[S
     return None
 
 
+async def last_calls(db: Database, scope: Scope, session: int, line: Sequence[Segment]) -> Entry | None:
+    """The newest message along a line that makes tool calls."""
+    for branch, first, last in line:
+        rows = await db.all(
+            """SELECT seq, role, raw, tokens, total, calls, turn, status FROM entries
+               WHERE tenant = ? AND session = ? AND branch = ? AND seq BETWEEN ? AND ? AND calls > 0
+               ORDER BY seq DESC LIMIT 1""",
+            (scope.tenant, session, branch, first, last),
+        )
+        if rows:
+            return Entry(*rows[0])
+    return None
+
+
 async def digests(
     db: Database, scope: Scope, session: int, line: Sequence[Segment]
 ) -> tuple[list[bytes], dict[int, bytes]]:

@@ -1,5 +1,6 @@
 """Sessions, their branches and their standing instructions: finding them. Turns write them (turns.py)."""
 
+import hashlib
 from typing import Any
 
 from proxy.store.database import Database
@@ -51,6 +52,16 @@ async def instructions(db: Database, scope: Scope, session: int, number: int) ->
         (scope.tenant, session, number),
     )
     return Instructions(*rows[0]) if rows else Instructions()
+
+
+async def same_instructions(db: Database, scope: Scope, session: int, raw: bytes) -> Instructions | None:
+    """The stored instructions with this very text, counted already."""
+    mark = hashlib.blake2b(raw, digest_size=16).digest()
+    rows = await db.all(
+        "SELECT raw, tokens, id FROM instructions WHERE tenant = ? AND session = ? AND digest = ?",
+        (scope.tenant, session, mark),
+    )
+    return Instructions(*rows[0]) if rows else None
 
 
 async def instructions_at(db: Database, scope: Scope, session: int, turn: int) -> int | None:

@@ -189,14 +189,14 @@ def opened(url: str, *, synchronous: str = "full", own: bool = True) -> Sqlite:
     path = file_of(url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _owned(path) if own else None
+        lock = owned(path) if own else None
         migrate(path)
         return Sqlite(str(path), synchronous, lock)
     except (OSError, apsw.Error) as exc:
         raise BadConfig(f"storage.url: the file cannot be used ({type(exc).__name__}: {exc})") from exc
 
 
-def _owned(path: Path) -> int:
+def owned(path: Path) -> int:
     """The lock on the file, held until the process ends, however it ends."""
     handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:

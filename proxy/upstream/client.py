@@ -4,14 +4,11 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from urllib.parse import urlsplit
 
-from proxy.errors import BadConfig, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from proxy.upstream.connection import Connection, HttpAnswer
 from proxy.upstream.protocol import Call, Timeouts
-
-_END = b"\r\n\r\n"
-_IDENTITY_END = b"\r\naccept-encoding: identity\r\n\r\n"
+from proxy.upstream.request import head, target
 
 
 class HttpUpstream:
@@ -29,7 +26,7 @@ class HttpUpstream:
         max_connections: int = 200,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._host, self._port, self._tls, self._path, self._fixed = _parse(base_url)
+        self._target = target(base_url)
         self._timeouts = timeouts
         self._max = max_connections
         self._ssl = ssl_context
@@ -41,12 +38,12 @@ class HttpUpstream:
 
     async def send(self, call: Call) -> HttpAnswer:
         """The answer's status and headers. Raises UpstreamUnreachable or UpstreamTimeout; ValueError for a bad call."""
-        head = self._head(call)
+        first = head(self._target, call)
         started = asyncio.get_running_loop().time()
         connection = self._rested() or await self._take()
         while True:
             try:
-                status, headers = await connection.ask(head, call.body, started)
+                status, headers = await connection.ask(first, call.body, started)
             except BaseException as exc:
                 if not (connection.stale and isinstance(exc, UpstreamUnreachable)):
                     self._give_back(connection)
@@ -120,10 +117,10 @@ class HttpUpstream:
             async with asyncio.timeout(self._timeouts.connect):
                 await loop.create_connection(
                     lambda: connection,
-                    self._host,
-                    self._port,
+                    self._target.host,
+                    self._target.port,
                     ssl=context,
-                    server_hostname=self._host if context else None,
+                    server_hostname=self._target.host if context else None,
                 )
             done = True
         except TimeoutError as exc:
@@ -160,41 +157,9 @@ class HttpUpstream:
         self._free += 1  # nobody waits while a connection rests
 
     def _context(self) -> ssl.SSLContext | None:
-        if self._tls and self._ssl is None:
+        if self._target.tls and self._ssl is None:
             self._ssl = ssl.create_default_context()  # takes 20 ms: once, and only for https
-        return self._ssl if self._tls else None
-
-    # --- the request ---
-
-    def _head(self, call: Call) -> bytes:
-        lines = [b"%b %b%b%b" % (call.method.encode(), self._path, call.path.encode(), self._fixed)]
-        lines += [b": ".join(header) for header in call.headers]
-        if call.body or call.method != "GET":
-            lines.append(b"content-length: %d" % len(call.body))
-        head = b"\r\n".join(lines)
-        # a line break inside a value would start a header, or a request, of the value's own making
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or " " in call.path:
-            raise ValueError("the method, path and headers of a call must not hold line breaks, nor its path spaces")
-        return head + (_END if b"\r\naccept-encoding:" in head.lower() else _IDENTITY_END)
-
-
-def _parse(base_url: str) -> tuple[str, int, bool, bytes, bytes]:
-    """Host, port, whether TLS, the path's prefix, and the rest of each request's first two lines."""
-    try:
-        url = urlsplit(base_url)
-        host, port = url.hostname or "", url.port
-        wire_host = host if ":" in host else host.encode("idna").decode("ascii")
-    except ValueError as exc:
-        raise BadConfig("base_url of an upstream is not a URL; write it like https://host:port/v1") from exc
-    if url.scheme not in ("http", "https") or not host or url.query or url.fragment or url.username is not None:
-        raise BadConfig("base_url of an upstream must be http(s)://host[:port][/path], without user, query or fragment")
-    tls = url.scheme == "https"
-    default = 443 if tls else 80
-    authority = f"[{host}]" if ":" in host else wire_host
-    if port is not None and port != default:
-        authority += f":{port}"
-    fixed = f" HTTP/1.1\r\nhost: {authority}".encode("ascii")
-    return wire_host, port or default, tls, url.path.rstrip("/").encode("ascii"), fixed
+        return self._ssl if self._target.tls else None
 
 
 def _why(exc: Exception) -> str:

@@ -73,6 +73,9 @@ CREATE TABLE entries (
 
 CREATE INDEX entries_digest ON entries (session, digest);
 
+-- Finds the last group of tool calls without a walk through a long chat that has none.
+CREATE INDEX entries_calls ON entries (session, branch, seq) WHERE calls > 0;
+
 -- Standing instructions, once for each text of a session.
 CREATE TABLE instructions (
     id INTEGER PRIMARY KEY,

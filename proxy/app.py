@@ -1,0 +1,70 @@
+"""The composition root: Config -> Services -> ASGI application. Nothing else wires."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+
+from proxy.config import Config, UpstreamConfig
+from proxy.context.tokens import Count
+from proxy.edge.routes import ROUTES, Edge, unknown, wrong_method
+from proxy.services import Services, TurnQueue
+from proxy.store import sqlite
+from proxy.upstream.catalog import Catalog
+from proxy.upstream.client import HttpUpstream
+from proxy.upstream.protocol import Timeouts, Upstream
+
+
+class _Counter:
+    """The token counter, loaded in a thread at its first use and shared from then on."""
+
+    def __init__(self) -> None:
+        self._count: Count | None = None
+        self._loading = asyncio.Lock()
+
+    async def __call__(self) -> Count:
+        if self._count is None:
+            async with self._loading:
+                if self._count is None:
+                    self._count = await asyncio.to_thread(_load_counter)
+        return self._count
+
+
+def _load_counter() -> Count:
+    from proxy import tokenizer
+
+    return tokenizer.load()
+
+
+def client_of(upstream: UpstreamConfig) -> Upstream:
+    timeouts = Timeouts(
+        connect=upstream.connect_timeout_s,
+        first_byte=upstream.first_byte_timeout_s,
+        idle=upstream.idle_timeout_s,
+        total=upstream.total_timeout_s,
+    )
+    return HttpUpstream(upstream.base_url, timeouts=timeouts, max_connections=upstream.max_connections)
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncGenerator[Edge]:
+    """The application with everything it needs open, and closed again at the end. Raises BadConfig."""
+    db = sqlite.opened(config.storage.url, synchronous=config.storage.synchronous)
+    upstreams = {upstream.name: client_of(upstream) for upstream in config.upstreams}
+    svc = Services(
+        config=config,
+        db=db,
+        upstreams=upstreams,
+        counter=_Counter(),
+        context_of=Catalog(upstreams).context_of,
+        queue=TurnQueue(config.sessions.wait_timeout_s),
+    )
+    rest = Starlette(routes=ROUTES, exception_handlers={404: unknown, 405: wrong_method})
+    rest.state.services = svc
+    try:
+        yield Edge(svc, rest)
+    finally:
+        for upstream in upstreams.values():
+            await upstream.aclose()
+        await db.close()

@@ -1,0 +1,1 @@
+"""The commands: each parses, calls the same functions as the server, and prints."""

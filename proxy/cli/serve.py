@@ -1,0 +1,114 @@
+"""session-proxy serve: the server, until SIGTERM or Ctrl-C; then running turns finish within the drain time."""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import signal
+import sys
+from collections.abc import Generator
+
+import uvicorn
+import uvloop
+
+from proxy import app
+from proxy.cli import settings
+from proxy.config import Config
+from proxy.edge.http import GuardedProtocol
+from proxy.edge.routes import Edge
+from proxy.errors import BadConfig
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    settings.add(parser)
+    parser.add_argument("--host", help="address to listen on (default: server.host)")
+    parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: server.port)")
+    parser.add_argument("--workers", type=int, help="processes; more than 1 needs a shared store")
+
+
+def run(args: argparse.Namespace) -> int:
+    config = settings.load(args.config)
+    given = {key: getattr(args, key) for key in ("host", "port", "workers") if getattr(args, key) is not None}
+    config = checked(dataclasses.replace(config, server=dataclasses.replace(config.server, **given)))
+    uvloop.run(serve(config))
+    return 0
+
+
+def checked(config: Config) -> Config:
+    """The configuration after the command line changed it."""
+    from_file = dataclasses.asdict(config.server)
+    if not 0 <= from_file["port"] <= 65535:
+        raise BadConfig(f"server.port must be from 0 to 65535, not {from_file['port']}")
+    config.check()
+    return config
+
+
+async def serve(config: Config) -> None:
+    async with app.opened(config) as edge:
+        await Server(edge, config).serve()
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with a drain: on SIGTERM new requests get 503 while running turns finish, then everything closes."""
+
+    def __init__(self, edge: Edge, config: Config) -> None:
+        super().__init__(
+            uvicorn.Config(
+                edge,
+                host=config.server.host,
+                port=config.server.port,
+                loop="none",
+                http=GuardedProtocol,
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_level="warning",
+                server_header=False,
+                date_header=False,
+                backlog=2048,
+                timeout_graceful_shutdown=5,
+            )
+        )
+        self.edge = edge
+        self.settings = config
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Signals start the drain. uvicorn's own handling would raise them again at the end: exit code -15, not 0."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.drain)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def drain(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        await self.edge.drain(self.settings.server.drain_timeout_s)
+        self.should_exit = True
+
+    async def startup(self, sockets: list | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self.greeting(), flush=True)
+        else:
+            print("session-proxy: the address is taken or not allowed", file=sys.stderr)
+
+    def port(self) -> int:
+        """The port it listens on."""
+        return self.servers[0].sockets[0].getsockname()[1]
+
+    def greeting(self) -> str:
+        config = self.settings
+        host = f"[{config.server.host}]" if ":" in config.server.host else config.server.host
+        upstreams = ", ".join(upstream.base_url for upstream in config.upstreams)
+        return (
+            f"session-proxy on http://{host}:{self.port()}/v1 -> {upstreams} | storage {config.storage.url} "
+            f"({config.storage.synchronous}) | auth {config.auth.mode}"
+        )

@@ -1,0 +1,149 @@
+"""The request that goes upstream: prices the new messages, fixes the budget, has the context assembled, splices."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from proxy import recollect
+from proxy.context import tokens
+from proxy.context.assemble import Limits, Material, Plan, assemble
+from proxy.context.tokens import Count
+from proxy.context.transcript import Piece, of_entry
+from proxy.recollect import Found
+from proxy.services import Services, Turn
+from proxy.store import sessions
+from proxy.types import Instructions, Message, Sent
+
+THREAD_BYTES = 100_000
+"""Above this many bytes of text, counting (about 40 ms a megabyte) leaves the event loop."""
+
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """What goes up and what will be stored of it. `new`: the new messages with their tokens."""
+
+    body: bytes
+    plan: Plan
+    new: Sequence[Message]
+    instructions: Instructions
+    cut_key: str
+
+
+async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
+    """Raises ContextTooLong when what must be sent does not fit the budget."""
+    count = await svc.counter()
+    new = await _priced(found.new, count)
+    instructions = await _instructions(svc, turn, found, count)
+    limits = await _limits(svc, turn, found)
+    past = await recollect.history(svc, turn, found, limits.budget, limits.cut)
+    tools = turn.fields.get("tools")
+    material = Material(
+        instructions=instructions.raw,
+        instructions_tokens=instructions.tokens,
+        tools_tokens=tokens.of_tools([bytes(item) for item in _items(tools)], count) if tools else 0,
+        history=[of_entry(entry) for entry in past.entries],
+        before=past.before,
+        before_tokens=past.before_tokens,
+        new=[Piece(m.role, m.raw, m.tokens, calls=m.calls) for m in new],
+        new_tokens=sum(message.tokens for message in new) + tokens.REPLY,
+        detached=past.detached,
+    )
+    plan = assemble(material, limits, count)
+    body = splice(turn, as_sent(turn) if turn.options.mode == "observe" else plan.messages)
+    return Composed(body, plan, new, instructions, _cut_key(turn, limits))
+
+
+async def reprice(svc: Services, turn: Turn, found: Found, composed: Composed) -> Composed:
+    """The same turn after others were stored meanwhile: what is new in it by now."""
+    count = await svc.counter()
+    known = await _instructions(svc, turn, found, count)
+    return replace(composed, new=await _priced(found.new, count), instructions=known)
+
+
+async def _priced(new: Sequence[Sent], count: Count) -> list[Message]:
+    if sum(len(message.raw) for message in new) > THREAD_BYTES:
+        return await asyncio.to_thread(_price, new, count)
+    return _price(new, count)
+
+
+def _price(new: Iterable[Sent], count: Count) -> list[Message]:
+    return [Message(m.role, m.raw, m.digest, tokens.of_message(m.value, count), len(m.calls)) for m in new]
+
+
+async def _instructions(svc: Services, turn: Turn, found: Found, count: Count) -> Instructions:
+    """The request's own instructions, else those in force; an empty message clears them."""
+    if turn.system is None:
+        return found.instructions
+    values = [msgspec.json.decode(raw) for raw in turn.system]
+    if not any(value.get("content") for value in values):
+        return Instructions()
+    raw = b",".join(turn.system)
+    if found.session is not None:
+        known = await sessions.same_instructions(svc.db, turn.scope, found.session.id, raw)
+        if known is not None:
+            return known
+    return Instructions(raw, sum(tokens.of_message(value, count) for value in values))
+
+
+async def _limits(svc: Services, turn: Turn, found: Found) -> Limits:
+    """The budget: the request's, the session's, the configuration's, else the model's context less the answer's
+    reserve. The strategy in the same order."""
+    context, session = svc.config.context, found.session
+    budget = turn.options.token_budget
+    if budget is None and session is not None:
+        budget = session.token_budget
+    if budget is None:
+        budget = context.token_budget
+    if budget is None:
+        window = turn.target.context_tokens or await svc.context_of(turn.target, turn.headers)
+        budget = None if window is None else max(1, window - turn.reserve)
+    strategy = turn.options.overflow or (session.overflow if session else None) or context.overflow
+    limits = Limits(budget, strategy, 0, context.evict_to)
+    if found.branch is not None and found.fork_at is None and found.branch.cut_key == _cut_key(turn, limits):
+        return Limits(budget, strategy, found.branch.cut, context.evict_to)
+    return limits
+
+
+def _cut_key(turn: Turn, limits: Limits) -> str:
+    """What the cut was made for; another budget, strategy or model starts over."""
+    return f"{limits.budget}|{limits.strategy}|{turn.target.model or ''}"
+
+
+def as_sent(turn: Turn) -> bytes:
+    """The client's messages, unchanged."""
+    return turn.fields["messages"].strip()[1:-1]
+
+
+def splice(turn: Turn, messages: bytes) -> bytes:
+    """The body: the client's fields as they came, with `messages`, the upstream's model name, and usage asked for.
+
+    One join: history is never parsed and dumped again, and numbers and unknown fields keep their bytes.
+    """
+    parts = [b'{"messages":[', messages, b"]"]
+    fields = turn.fields
+    if turn.target.model != turn.model:
+        fields = {**fields, "model": msgspec.json.encode(turn.target.model)}
+    if turn.stream and turn.target.upstream.stream_usage:
+        fields = {**fields, "stream_options": _with_usage(fields.get("stream_options"))}
+    for key, value in _upstream_fields(turn, fields):
+        parts += (b',"', key.encode(), b'":', value)
+    parts.append(b"}")
+    return b"".join(parts)
+
+
+def _upstream_fields(turn: Turn, fields: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
+    kept = [(key, value) for key, value in fields.items() if key != "messages"]
+    if fields.get("store") == b"true" and not turn.target.upstream.supports_store:
+        kept = [(key, value) for key, value in kept if key not in ("store", "metadata")]
+    return [(key if key.isidentifier() else msgspec.json.encode(key)[1:-1].decode(), value) for key, value in kept]
+
+
+def _with_usage(given: bytes | None) -> bytes:
+    if given is None or given == b"null":
+        return b'{"include_usage":true}'
+    options = msgspec.json.decode(given)
+    return msgspec.json.encode({**options, "include_usage": True}) if isinstance(options, dict) else given

@@ -1,0 +1,50 @@
+"""The server's HTTP protocol with the limits that uvicorn lacks: time for the headers and their size."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEADER_BYTES = 64 * 1024
+HEADER_SECONDS = 10.0
+
+TOO_LARGE = (
+    b'{"error":{"message":"the headers are larger than 64 KB; send less","type":"invalid_request_error",'
+    b'"param":"headers","code":"headers_too_large"}}'
+)
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Closes a connection whose headers do not come within 10 s, and answers 431 to more than 64 KB of them."""
+
+    _head = 0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._late is None and self._head == 0 and (self.cycle is None or self.cycle.response_complete):
+            self._late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+        if self._late is not None:
+            self._head += len(data)
+        super().data_received(data)
+        if self._late is not None and self._head > HEADER_BYTES and not self.transport.is_closing():
+            head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
+            self.transport.write(head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(TOO_LARGE) + TOO_LARGE)
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._in_time()
+        super().on_headers_complete()
+
+    def _in_time(self) -> None:
+        self._head = 0
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None

@@ -1,0 +1,151 @@
+"""Request -> which session, with which options. Pure: headers and fields in, a name and options out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from proxy.config import Sessions
+from proxy.edge.body import Fields, parsed
+from proxy.errors import BadRequest
+from proxy.types import Mode, Options, Overflow
+
+MODES = ("auto", "append", "resend", "observe")
+OVERFLOWS = ("adaptive", "summarize", "truncate", "null")
+LATER = ("recall_tools", "agent", "metadata", "auto_run_tools", "fork")
+"""Options of the contract that this version does not carry out: refused, so that nobody relies on them in vain."""
+OURS = ("session", "conversation", "session_id")
+"""Body keys that never reach an upstream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The session a request names, and the header that named it (None: the body did)."""
+
+    name: str
+    header: str | None
+
+
+def session_of(config: Sessions, headers: dict[bytes, bytes], fields: Fields) -> Identity | None:
+    """The header > body `session` > body `conversation` > alias headers > `metadata.session_id` > none.
+
+    None means stateless. Raises BadRequest for a name that is not 1 to 256 printable ASCII characters.
+    """
+    header = config.header.lower()
+    given = headers.get(header.encode())
+    if given is not None:
+        return Identity(_name(given.decode("latin-1"), config.header), header)
+    for key in ("session", "conversation"):
+        if fields.get(key, b"null") != b"null":
+            return Identity(_name(_id_in(parsed(fields, key), key), key), None)
+    for alias in config.aliases:
+        value = headers.get(alias.encode())
+        if value:
+            return Identity(_name(value.decode("latin-1"), alias), alias)
+    if b"session_id" in fields.get("metadata", b""):
+        metadata = parsed(fields, "metadata")
+        if isinstance(metadata, dict) and metadata.get("session_id") is not None:
+            return Identity(_name(metadata["session_id"], "metadata.session_id"), None)
+    return None
+
+
+def _id_in(value: Any, key: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "id" not in value:
+        raise BadRequest(f"{key}.id is missing: name the session", param=f"{key}.id")
+    return value["id"]
+
+
+def _name(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise BadRequest(f"{where} must be a string that names the session", param=where)
+    if not 1 <= len(value) <= 256:
+        raise BadRequest(f"{where} has {len(value)} characters; a session's name has 1 to 256", param=where)
+    if not (value.isascii() and value.isprintable()):
+        raise BadRequest(f"{where} may hold printable ASCII characters only", param=where)
+    return value
+
+
+def options_of(config: Sessions, headers: dict[bytes, bytes], fields: Fields, who: Identity) -> Options:
+    """The turn's options: the body's `session` object, else X-Session-<Option> headers, else what the alias implies."""
+    given = _from_headers(headers)
+    body = parsed(fields, "session")
+    if isinstance(body, dict):
+        given |= {key: value for key, value in body.items() if key != "id"}
+    default: Mode = "auto"
+    if who.header in config.observe_aliases:
+        default = "observe"
+    elif who.header in config.resend_aliases:
+        default = "resend"
+    _refuse_unknown(given)
+    return Options(
+        mode=cast(Mode, _one_of(given, "mode", MODES) or default),
+        save=_flag(given, "save", True),
+        token_budget=_budget(given),
+        overflow=cast("Overflow | None", _one_of(given, "context_overflow", OVERFLOWS)),
+    )
+
+
+_HEADERS = {
+    key: b"x-session-" + key.replace("_", "-").encode()
+    for key in ("mode", "save", "recall", "token_budget", "context_overflow", *LATER)
+}
+
+
+def _from_headers(headers: dict[bytes, bytes]) -> dict[str, Any]:
+    if not any(name.startswith(b"x-session-") for name in headers):
+        return {}
+    return {key: _plain(headers[name].decode("latin-1")) for key, name in _HEADERS.items() if name in headers}
+
+
+def _plain(text: str) -> Any:
+    """A header's text as the value it stands for."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text == "null":
+        return None
+    return int(text) if text.removeprefix("-").isdigit() and len(text) < 19 else text
+
+
+def _refuse_unknown(given: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if key in LATER and value not in (None, False):
+            raise BadRequest(
+                f"session.{key} is not supported by this version; leave it out",
+                param=f"session.{key}",
+                code="unsupported_option",
+            )
+        if key not in _HEADERS:
+            raise BadRequest(f"session.{key} is not an option; valid: {', '.join(_HEADERS)}", param=f"session.{key}")
+    _flag(given, "recall", True)
+
+
+def _one_of(given: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str | None:
+    if key not in given:
+        return None
+    value = given[key]
+    if value is None and "null" in choices:
+        return "null"
+    if value not in choices:
+        raise BadRequest(f"session.{key} must be one of {', '.join(choices)}", param=f"session.{key}")
+    return value
+
+
+def _flag(given: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = given.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise BadRequest(f"session.{key} must be true or false", param=f"session.{key}")
+    return value
+
+
+def _budget(given: Mapping[str, Any]) -> int | None:
+    value = given.get("token_budget")
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100_000_000:
+        raise BadRequest(
+            "session.token_budget must be a whole number of tokens, at least 1", param="session.token_budget"
+        )
+    return value

@@ -1,0 +1,183 @@
+"""POST /v1/chat/completions: a remembered turn with a session, a transparent proxy without one."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from proxy import turn as turns
+from proxy.edge import auth, body, failures, identity
+from proxy.edge.body import Fields
+from proxy.edge.deliver import Connection, Head, RawHeaders, deliver
+from proxy.edge.identity import Identity
+from proxy.edge.openai import passthrough
+from proxy.edge.request import Request, frame, upstream_headers
+from proxy.errors import BadRequest, ProxyError
+from proxy.services import Services, Turn, epoch_ms
+from proxy.turn import Begin, Client
+from proxy.types import Scope as Tenant
+from proxy.upstream.route import route
+
+INSTRUCTIONS = ("system", "developer")
+KEY_LENGTH = 255
+
+
+async def completions(svc: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    """The endpoint, called straight from the ASGI application: no router, no request object."""
+    request = frame(scope)
+    headers = request.headers
+    session: dict[str, str] = {}
+    try:
+        server = svc.config.server
+        who = await auth.scope_of(svc, headers)
+        raw = await body.read(receive, headers, server.max_body_mb << 20, server.body_timeout_s)
+        fields = body.fields(raw)
+        named = identity.session_of(svc.config.sessions, headers, fields)
+        connection = Connection(receive, send, svc.config)
+        if named is None:
+            await passthrough.relay(svc, who, request, raw, fields, connection)
+            return
+        session["x-session-id"] = named.name
+        turn = _turn(svc, who, request, raw, fields, named)
+        client = Client()
+        await deliver(turns.run(svc, turn, client), client, connection, lambda begin: _head(turn, begin))
+    except ProxyError as failure:
+        await failures.respond(send, failure, {"x-request-id": request.id, **session})
+    except body.ClientLeft:
+        return
+
+
+def _turn(svc: Services, who: Tenant, request: Request, raw: bytes, fields: Fields, named: Identity) -> Turn:
+    """The request as a Turn. Raises BadRequest naming the field."""
+    body.check_media(request.headers)
+    _check_text(raw)
+    limits = svc.config.limits
+    options = identity.options_of(svc.config.sessions, request.headers, fields, named)
+    said = body.messages(fields, limits.messages_per_request, limits.nesting)
+    lead = next((n for n, (_, value) in enumerate(said) if value["role"] not in INSTRUCTIONS), len(said))
+    model = _model(fields)
+    target = route(svc.config, model)
+    stream = _flag(fields, "stream")
+    _check_choices(fields, limits.choices)
+    key = _key(request.headers)
+    return Turn(
+        scope=who,
+        name=named.name,
+        options=options,
+        request_id=request.id,
+        fields={name: value for name, value in fields.items() if name not in identity.OURS},
+        system=tuple(raw for raw, _ in said[:lead]) if lead else None,
+        messages=said[lead:],
+        model=model,
+        stream=stream,
+        wants_usage=stream and _wants_usage(fields),
+        reserve=_reserve(fields, svc.config.context.reserve_output_tokens),
+        headers=upstream_headers(who, target.upstream, request.headers),
+        target=target,
+        key=key,
+        retried=request.headers.get(b"x-stainless-retry-count", b"0") not in (b"", b"0"),
+        request=_fingerprint(raw, request.headers),
+        now=epoch_ms(),
+        started=request.started,
+    )
+
+
+def _check_text(raw: bytes) -> None:
+    try:
+        raw.isascii() or raw.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the body is not UTF-8; send JSON in UTF-8", param="body") from None
+
+
+def _model(fields: Fields) -> str | None:
+    model = body.parsed(fields, "model")
+    if model is not None and not isinstance(model, str):
+        raise BadRequest("model must be a string", param="model")
+    return model
+
+
+def _flag(fields: Fields, key: str) -> bool:
+    value = fields.get(key, b"false")
+    if value not in (b"true", b"false", b"null"):
+        raise BadRequest(f"{key} must be true or false", param=key)
+    return value == b"true"
+
+
+def _wants_usage(fields: Fields) -> bool:
+    options = body.parsed(fields, "stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise BadRequest("stream_options must be an object", param="stream_options")
+    return bool(options and options.get("include_usage"))
+
+
+def _reserve(fields: Fields, default: int) -> int:
+    """Tokens kept free for the answer, when the budget comes from the model's context."""
+    for key in ("max_completion_tokens", "max_tokens"):
+        value = body.parsed(fields, key)
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise BadRequest(f"{key} must be a whole number of tokens", param=key)
+        return value
+    return default
+
+
+def _check_choices(fields: Fields, most: int) -> None:
+    value = body.parsed(fields, "n")
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most):
+        raise BadRequest(f"n must be a whole number from 1 to {most}", param="n")
+    tools = body.parsed(fields, "tools")
+    if tools is not None and not isinstance(tools, list):
+        raise BadRequest("tools must be a list", param="tools")
+
+
+def _key(headers: Mapping[bytes, bytes]) -> str:
+    key = headers.get(b"idempotency-key", b"").decode("latin-1")
+    if len(key) > KEY_LENGTH:
+        raise BadRequest(
+            f"Idempotency-Key has {len(key)} characters, the limit is {KEY_LENGTH}", param="Idempotency-Key"
+        )
+    return key
+
+
+def _fingerprint(raw: bytes, headers: Mapping[bytes, bytes]) -> bytes:
+    """What a retry shares with its original: the body and the X-Session-* headers."""
+    mark = hashlib.blake2b(raw, digest_size=16)
+    for name in sorted(name for name in headers if name.startswith(b"x-session-")):
+        mark.update(b"\0" + name + b"\0" + headers[name])
+    return mark.digest()
+
+
+def _head(turn: Turn, begin: Begin) -> Head:
+    """The response's headers: what the turn was and what was sent."""
+    given = {
+        "content-type": "text/event-stream; charset=utf-8" if turn.stream else "application/json",
+        "x-request-id": turn.request_id,
+        "x-session-id": turn.name,
+        "x-session-uuid": begin.uuid,
+        "x-session-branch": str(begin.branch),
+        **begin.upstream,
+    }
+    if turn.stream:
+        given["cache-control"] = "no-cache"
+    if begin.number is not None:
+        given["x-session-turn"] = str(begin.number)
+    if begin.plan is None:
+        given["idempotent-replayed"] = "true"
+    else:
+        given |= _context(begin.plan)
+        given["x-proxy-overhead-ms"] = f"{begin.overhead_s * 1000:.2f}"
+    headers: RawHeaders = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
+    return Head(200, headers)
+
+
+def _context(plan: Any) -> dict[str, str]:
+    budget = "none" if plan.budget is None else plan.budget
+    return {
+        "x-context-tokens": f"total={plan.total};estimate={plan.total};system={plan.system};history={plan.history};"
+        f"recall=0;tools={plan.tools};new={plan.new};budget={budget}",
+        "x-context-dropped": str(plan.dropped),
+        "x-context-recalled": "0",
+        "x-context-strategy": plan.strategy,
+    }

@@ -1,0 +1,193 @@
+"""What goes to an upstream as it came: chat without a session, and the other /v1 paths of a fixed list."""
+
+import re
+from collections.abc import AsyncGenerator
+
+import msgspec
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from proxy.edge import auth, body, failures
+from proxy.edge.body import Fields
+from proxy.edge.deliver import Connection, Head, RawHeaders, deliver
+from proxy.edge.request import Request, frame, upstream_headers
+from proxy.errors import NotFound, ProxyError, UpstreamBroken, UpstreamError
+from proxy.services import Services
+from proxy.turn import Chunk, Client, End
+from proxy.types import Scope
+from proxy.upstream.exchange import exchange, read
+from proxy.upstream.protocol import Answer, Call
+from proxy.upstream.route import Target, route
+
+PATHS = ("models", "embeddings", "completions", "moderations", "audio", "images", "rerank")
+"""First parts of the paths that pass through; with the proxy's own key nobody reaches the shared account's files."""
+
+SAFE = re.compile(r"[A-Za-z0-9_.:@-]+(/[A-Za-z0-9_.:@-]+)*")
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
+        b"transfer-encoding", b"upgrade", b"content-length", b"content-encoding", b"date", b"server", b"set-cookie",
+        b"x-request-id", b"access-control-allow-origin",
+    }
+)  # fmt: skip
+
+
+async def relay(
+    svc: Services, who: Scope, request: Request, raw: bytes, fields: Fields, connection: Connection
+) -> None:
+    """A chat request without a session, byte for byte."""
+    given = fields.get("model")
+    model = msgspec.json.decode(given, type=str) if given is not None and given[:1] == b'"' else None
+    target = route(svc.config, model)
+    content = raw if target.model == model else _renamed(fields, target)
+    headers = upstream_headers(who, target.upstream, request.headers)
+    call = Call("POST", "/chat/completions", content, headers)
+    await deliver(_relayed(svc, who, target, call), Client(), connection, lambda head: _named(head, request))
+
+
+def _renamed(fields: Fields, target: Target) -> bytes:
+    """The body with an alias replaced by the model's name at its upstream."""
+    fields = {**fields, "model": msgspec.json.encode(target.model)}
+    return b"{" + b",".join(msgspec.json.encode(key) + b":" + value for key, value in fields.items()) + b"}"
+
+
+def _named(head: Head, request: Request) -> Head:
+    return Head(head.status, [*head.headers, (b"x-request-id", request.id.encode("latin-1"))])
+
+
+async def _relayed(svc: Services, who: Scope, target: Target, call: Call) -> AsyncGenerator[Head | Chunk | End]:
+    """The upstream's answer: status and headers, then its bytes as they come."""
+    answer = await exchange(svc.upstreams[target.upstream.name], target.upstream, call, own_key=who.credential is None)
+    try:
+        head = Head(answer.status, _visible(answer))
+        if _is_stream(answer):
+            async for event in _stream(answer, head):
+                yield event
+        else:
+            content = await read(answer, svc.config.limits.answer_mb << 20)
+            yield head
+            yield End(content)
+    finally:
+        await answer.aclose()
+
+
+async def _stream(answer: Answer, head: Head) -> AsyncGenerator[Head | Chunk | End]:
+    """Whole events, joined as they came: an unfinished one waits, so that a break never cuts an event in two."""
+    held = b""
+    begun = False
+    async for data in answer:
+        data = held + data
+        end = _last_event(data)
+        held = data[end:]
+        if len(held) > 4 << 20:
+            raise UpstreamBroken("the upstream sent an event of more than 4 MB")
+        if end:
+            if not begun:
+                begun = True
+                yield head
+            yield Chunk(data if end == len(data) else data[:end])
+    if not begun:
+        yield head
+    yield End(held)
+
+
+def _last_event(data: bytes) -> int:
+    """Where the last whole event ends."""
+    if data.endswith(b"\n\n"):
+        return len(data)
+    ends = (data.rfind(mark) + len(mark) for mark in (b"\n\n", b"\r\n\r\n", b"\r\r") if mark in data)
+    return max(ends, default=0)
+
+
+def _is_stream(answer: Answer) -> bool:
+    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in answer.headers)
+
+
+def _visible(answer: Answer) -> RawHeaders:
+    """The upstream's headers but for those of its connection; its request id under a name of its own."""
+    out = [(name, value) for name, value in answer.headers if name not in HOP_BY_HOP]
+    out += [(b"x-upstream-request-id", value) for name, value in answer.headers if name == b"x-request-id"]
+    return out
+
+
+async def other(svc: Services, scope: AsgiScope, receive: Receive, send: Send) -> None:
+    """The other /v1 paths."""
+    request = frame(scope)
+    headers = request.headers
+    try:
+        server = svc.config.server
+        who = await auth.scope_of(svc, headers)
+        path = _allowed(svc, request.path)
+        raw = await body.read(receive, headers, server.max_body_mb << 20, server.body_timeout_s)
+        if path == "models" and request.method == "GET":
+            await _respond_models(svc, who, request, send)
+            return
+        target = route(svc.config, _model_of(path, headers, raw))
+        media = headers.get(b"content-type", b"")
+        query = "?" + request.query.decode("latin-1") if request.query else ""
+        call = Call(request.method, f"/{path}{query}", raw, upstream_headers(who, target.upstream, headers, media))
+        connection = Connection(receive, send, svc.config)
+        await deliver(_relayed(svc, who, target, call), Client(), connection, lambda head: _named(head, request))
+    except ProxyError as failure:
+        await failures.respond(send, failure, {"x-request-id": request.id})
+    except body.ClientLeft:
+        return
+
+
+def _allowed(svc: Services, path: str) -> str:
+    """The path below /v1, if it may pass."""
+    rest = path.removeprefix("/v1/")
+    first = rest.partition("/")[0]
+    wide = svc.config.auth.mode == "passthrough"
+    if SAFE.fullmatch(rest) and ".." not in rest and (wide or first in (*PATHS, *svc.config.passthrough.paths)):
+        return rest
+    raise NotFound("there is no such path here; see GET /v1/models and POST /v1/chat/completions", code="unknown_url")
+
+
+def _model_of(path: str, headers: dict[bytes, bytes], raw: bytes) -> str | None:
+    if path.startswith("models/"):
+        return path.removeprefix("models/")
+    if not headers.get(b"content-type", b"").startswith(b"application/json"):
+        return None
+    model = body.parsed(body.fields(raw), "model")
+    return model if isinstance(model, str) else None
+
+
+async def _respond_models(svc: Services, who: Scope, request: Request, send: Send) -> None:
+    content = msgspec.json.encode({"object": "list", "data": await models(svc, who, request)})
+    fields = {b"content-type": b"application/json", b"x-request-id": request.id.encode("latin-1")}
+    headers = [*fields.items(), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def models(svc: Services, who: Scope, request: Request) -> list[dict[str, object]]:
+    """The union of the upstreams' models and the configured aliases. Raises UpstreamError when no upstream answers."""
+    found: dict[str, dict[str, object]] = {}
+    failure: UpstreamError | None = None
+    answered = False
+    for upstream in svc.config.upstreams:
+        call = Call("GET", "/models", b"", upstream_headers(who, upstream, request.headers, b""))
+        try:
+            answer = await exchange(svc.upstreams[upstream.name], upstream, call, own_key=who.credential is None)
+            try:
+                listed = msgspec.json.decode(await read(answer, 32 << 20))
+            finally:
+                await answer.aclose()
+        except UpstreamError as exc:
+            failure = exc
+            continue
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            failure = UpstreamError("the upstream's list of models is not JSON", code="upstream_broken")
+            continue
+        answered = True
+        for model in listed.get("data") or () if isinstance(listed, dict) else ():
+            if isinstance(model, dict) and isinstance(model.get("id"), str):
+                found.setdefault(model["id"], model)
+    if failure is not None and not answered:
+        raise failure
+    for alias in svc.config.models:
+        if alias != "default":
+            found.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "session-proxy"})
+    return list(found.values())

@@ -1,0 +1,107 @@
+"""Storing a turn: once, wholly, and to the end even when the task that asked for it is cancelled."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import msgspec
+
+from proxy import recollect
+from proxy.compose import Composed, reprice
+from proxy.context import tokens
+from proxy.recollect import Found
+from proxy.reconcile import digest
+from proxy.services import Services, Turn, epoch_ms
+from proxy.store import sessions, turns
+from proxy.types import Message, Status
+from proxy.upstream.fold import Fold
+
+T = TypeVar("T")
+_encode = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A turn on its way into the store: where it stands, what was composed, the session's UUID, the turn's number."""
+
+    at: Found
+    composed: Composed
+    uuid: str
+    number: int
+
+
+async def keep(svc: Services, turn: Turn, kept: Kept, fold: Fold, body: bytes | None) -> int:
+    """Stores the whole turn and returns its branch. `body`: the answer as it came, if it was one JSON object."""
+    if not turn.options.save:
+        return kept.at.branch_number
+    reply = await _reply(svc, fold.message(), "complete")
+    answer = body if body is not None else _encode(fold.completion())
+    return await _settled(_append(svc, turn, kept, reply, fold, answer))
+
+
+async def keep_cut_short(svc: Services, turn: Turn, kept: Kept, fold: Fold) -> None:
+    """Stores the new messages and the text that was sent before the answer broke off; nothing if there was none."""
+    if turn.options.save and fold.has_text:
+        reply = await _reply(svc, fold.text_only(), "incomplete")
+        await _settled(_append(svc, turn, kept, reply, fold, b""))
+
+
+async def _reply(svc: Services, value: dict[str, object], status: Status) -> Message:
+    count = await svc.counter()
+    calls = value.get("tool_calls")
+    made = len(calls) if isinstance(calls, list) else 0
+    return Message("assistant", _encode(value), digest(value), tokens.of_message(value, count), made, status)
+
+
+async def _settled(work: Awaitable[T]) -> T:
+    """Waits for a commit to its end: a cancelled turn must not leave the queue while it is still being written."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
+
+
+async def _append(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> int:
+    if turn.options.mode != "observe":
+        return (await turns.append(svc.db, turn.scope, _record(turn, kept, reply, fold, answer)))[0]
+    async with svc.queue.turn(turn.scope.tenant, turn.name):  # observed turns run at once and reconcile here
+        at = await recollect.find(svc, turn, await sessions.find(svc.db, turn.scope, turn.name))
+        kept = replace(kept, at=at, composed=await reprice(svc, turn, at, kept.composed))
+        return (await turns.append(svc.db, turn.scope, _record(turn, kept, reply, fold, answer)))[0]
+
+
+def _record(turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> turns.Record:
+    at, plan = kept.at, kept.composed.plan
+    ledger = {
+        "turn": kept.number,
+        "branch": at.branch_number,
+        "strategy": plan.strategy,
+        "budget": plan.budget,
+        "total": plan.total,
+        "segments": plan.segments,
+    }
+    return turns.Record(
+        uuid=kept.uuid,
+        name=turn.name,
+        session=at.session,
+        branch=at.branch,
+        fork_at=at.fork_at,
+        fork_total=at.fork_total,
+        number=kept.number,
+        messages=[*kept.composed.new, reply],
+        instructions=kept.composed.instructions,
+        cut=plan.cut,
+        cut_key=kept.composed.cut_key,
+        status=reply.status,
+        model=turn.target.model or "",
+        request_id=turn.request_id,
+        ledger=_encode(ledger),
+        usage=None if fold.usage is None else _encode(fold.usage),
+        key=turn.key,
+        request=turn.request,
+        answer=answer,
+        now=epoch_ms(),
+    )

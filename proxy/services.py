@@ -1,0 +1,151 @@
+"""What a turn is given: the request as read at the edge, and the parts that app.py wired."""
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from proxy.config import Config
+from proxy.context.tokens import Count
+from proxy.errors import Conflict
+from proxy.store.database import Database
+from proxy.types import Options, Scope
+from proxy.upstream.protocol import Headers, Upstream
+from proxy.upstream.route import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One request of a session, parsed.
+
+    `name`: the session as the client names it. `fields`: the body's top level, values as raw JSON, our keys taken out.
+    `system`: the leading system and developer messages, None when there are none; `messages`: the others, each as its
+    raw JSON and parsed. `request`: 16 bytes that a retry shares. `retried`: the SDK says so. `started`: monotonic
+    seconds.
+    """
+
+    scope: Scope
+    name: str
+    options: Options
+    request_id: str
+    fields: dict[str, bytes]
+    system: tuple[bytes, ...] | None
+    messages: Sequence[tuple[bytes, dict[str, object]]]
+    model: str | None
+    stream: bool
+    wants_usage: bool
+    reserve: int
+    headers: Headers
+    target: Target
+    key: str
+    retried: bool
+    request: bytes
+    now: int
+    started: float
+
+
+def epoch_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+class TurnQueue:
+    """First come, first served, for each session; sessions never wait for each other."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.wait_s = wait_s
+        self._lines: dict[tuple[int, str], deque[asyncio.Future[None]]] = {}
+
+    def turn(self, tenant: int, name: str) -> "_Place":
+        """`async with` it: the body runs alone in its session. Raises Conflict after `wait_s` seconds of waiting."""
+        return _Place(self, (tenant, name))
+
+    async def enter(self, key: tuple[int, str]) -> None:
+        line = self._lines.get(key)
+        if line is None:
+            self._lines[key] = deque()
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        line.append(place)
+        try:
+            await asyncio.wait_for(asyncio.shield(place), self.wait_s)
+        except TimeoutError:
+            self._leave_line(key, place)
+            raise Conflict(
+                f"another turn of this session has been running for {self.wait_s:g} s; try again",
+                code="session_busy",
+                headers={"Retry-After": "1"},
+            ) from None
+        except asyncio.CancelledError:
+            self._leave_line(key, place)
+            raise
+
+    def _leave_line(self, key: tuple[int, str], place: asyncio.Future[None]) -> None:
+        if place.done():
+            self.leave(key)  # the turn came in the moment it was given up: pass it on
+        else:
+            self._lines[key].remove(place)
+
+    def leave(self, key: tuple[int, str]) -> None:
+        line = self._lines[key]
+        if line:
+            line.popleft().set_result(None)
+        else:
+            del self._lines[key]
+
+
+class _Place:
+    __slots__ = ("key", "queue")
+
+    def __init__(self, queue: TurnQueue, key: tuple[int, str]) -> None:
+        self.queue = queue
+        self.key = key
+
+    async def __aenter__(self) -> None:
+        await self.queue.enter(self.key)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.queue.leave(self.key)
+
+
+class Numbers:
+    """Turn numbers promised to running turns: observed requests of one session run at once, and each tells its number
+    before it commits."""
+
+    def __init__(self) -> None:
+        self._promised: dict[tuple[int, str], list[int]] = {}
+
+    def promise(self, key: tuple[int, str], stored: int) -> int:
+        """The next number after the stored ones and those promised."""
+        promised = self._promised.setdefault(key, [])
+        number = max([stored, *promised]) + 1
+        promised.append(number)
+        return number
+
+    def release(self, key: tuple[int, str], number: int) -> None:
+        promised = self._promised[key]
+        promised.remove(number)
+        if not promised:
+            del self._promised[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The wired parts. `counter` gives the token counter, loading it at first use; `context_of` a model's context in
+    tokens as its upstream tells it, None if it does not."""
+
+    config: Config
+    db: Database
+    upstreams: Mapping[str, Upstream]
+    counter: Callable[[], Awaitable[Count]]
+    context_of: Callable[[Target, Headers], Awaitable[int | None]]
+    queue: TurnQueue
+    numbers: Numbers = field(default_factory=Numbers)

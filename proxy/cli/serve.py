@@ -71,6 +71,7 @@ class Server(uvicorn.Server):
         )
         self.edge = edge
         self.settings = config
+        self.ready = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
@@ -96,6 +97,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            self.ready.set()
             print(self.greeting(), flush=True)
         else:
             print("session-proxy: the address is taken or not allowed", file=sys.stderr)

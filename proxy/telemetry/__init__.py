@@ -1,0 +1,1 @@
+"""What operators see: ids, counts and durations; never texts or keys."""

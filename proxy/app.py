@@ -11,6 +11,7 @@ from proxy.context.tokens import Count
 from proxy.edge.routes import ROUTES, Edge, unknown, wrong_method
 from proxy.services import Services, TurnQueue
 from proxy.store import sqlite
+from proxy.telemetry.log import logger
 from proxy.upstream.catalog import Catalog
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.protocol import Timeouts, Upstream
@@ -59,6 +60,7 @@ async def opened(config: Config) -> AsyncGenerator[Edge]:
         counter=_Counter(),
         context_of=Catalog(upstreams).context_of,
         queue=TurnQueue(config.sessions.wait_timeout_s),
+        log=logger(config.telemetry.log_level),
     )
     rest = Starlette(routes=ROUTES, exception_handlers={404: unknown, 405: wrong_method})
     rest.state.services = svc

@@ -12,6 +12,7 @@ from proxy.config import Config
 from proxy.context.tokens import Count
 from proxy.errors import Conflict
 from proxy.store.database import Database
+from proxy.telemetry.log import Log
 from proxy.types import Options, Scope
 from proxy.upstream.protocol import Headers, Upstream
 from proxy.upstream.route import Target
@@ -148,4 +149,5 @@ class Services:
     counter: Callable[[], Awaitable[Count]]
     context_of: Callable[[Target, Headers], Awaitable[int | None]]
     queue: TurnQueue
+    log: Log
     numbers: Numbers = field(default_factory=Numbers)

@@ -8,7 +8,7 @@ stream alive with a comment, and gives up on a reader that takes nothing any mor
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,7 +17,9 @@ from starlette.types import Receive, Send
 
 from proxy.config import Config
 from proxy.edge import failures
+from proxy.edge.request import Request
 from proxy.errors import ProxyError, Unavailable
+from proxy.services import Services
 from proxy.turn import Chunk, Client, End
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -43,6 +45,8 @@ class Connection:
     receive: Receive
     send: Send
     config: Config
+    status: int = 0
+    outcome: str = "ok"
     begun: bool = False
     over: bool = False
     comments: bool = False
@@ -50,7 +54,7 @@ class Connection:
     blocked_since: float | None = None
 
     async def start(self, status: int, headers: RawHeaders) -> None:
-        self.begun = True
+        self.begun, self.status = True, status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes, more: bool = True) -> None:
@@ -58,6 +62,21 @@ class Connection:
         self.over = not more
         await self.send({"type": "http.response.body", "body": data, "more_body": more})
         self.blocked_since = None
+
+
+def log_request(svc: Services, request: Request, connection: Connection, facts: Mapping[str, object]) -> None:
+    """One line for a request: ids, counts and durations."""
+    svc.log(
+        "info",
+        "request",
+        id=request.id,
+        method=request.method,
+        path=request.path,
+        status=connection.status,
+        outcome=connection.outcome,
+        ms=round((time.perf_counter() - request.started) * 1000, 2),
+        **facts,
+    )
 
 
 async def deliver(
@@ -77,6 +96,7 @@ async def deliver(
     except asyncio.CancelledError:
         if client.left:
             me.uncancel()
+            connection.outcome = "client_left"
             return
         if not connection.begun or connection.over:
             raise
@@ -116,6 +136,7 @@ def _is_stream(head: Head) -> bool:
 
 async def _break(connection: Connection, failure: ProxyError) -> None:
     """The error event that ends a stream for good. The connection may be gone: then nobody is there to be told."""
+    connection.outcome = failure.code or failure.type
     if not connection.over:
         with contextlib.suppress(OSError):
             await connection.write(failures.event(failure), more=False)

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from proxy import turn as turns
 from proxy.edge import auth, body, failures, identity
 from proxy.edge.body import Fields
-from proxy.edge.deliver import Connection, Head, RawHeaders, deliver
+from proxy.edge.deliver import Connection, Head, RawHeaders, deliver, log_request
 from proxy.edge.identity import Identity
 from proxy.edge.openai import passthrough
 from proxy.edge.request import Request, frame, upstream_headers
@@ -28,24 +28,28 @@ async def completions(svc: Services, scope: Scope, receive: Receive, send: Send)
     request = frame(scope)
     headers = request.headers
     session: dict[str, str] = {}
+    facts: dict[str, object] = {}
+    connection = Connection(receive, send, svc.config)
     try:
         server = svc.config.server
         who = await auth.scope_of(svc, headers)
         raw = await body.read(receive, headers, server.max_body_mb << 20, server.body_timeout_s)
         fields = body.fields(raw)
         named = identity.session_of(svc.config.sessions, headers, fields)
-        connection = Connection(receive, send, svc.config)
         if named is None:
             await passthrough.relay(svc, who, request, raw, fields, connection)
             return
         session["x-session-id"] = named.name
         turn = _turn(svc, who, request, raw, fields, named)
         client = Client()
-        await deliver(turns.run(svc, turn, client), client, connection, lambda begin: _head(turn, begin))
+        await deliver(turns.run(svc, turn, client), client, connection, lambda begin: _head(turn, begin, facts))
     except ProxyError as failure:
+        connection.status, connection.outcome = failure.status, failure.code or failure.type
         await failures.respond(send, failure, {"x-request-id": request.id, **session})
     except body.ClientLeft:
-        return
+        connection.outcome = "client_left"
+    finally:
+        log_request(svc, request, connection, facts)
 
 
 def _turn(svc: Services, who: Tenant, request: Request, raw: bytes, fields: Fields, named: Identity) -> Turn:
@@ -149,8 +153,11 @@ def _fingerprint(raw: bytes, headers: Mapping[bytes, bytes]) -> bytes:
     return mark.digest()
 
 
-def _head(turn: Turn, begin: Begin) -> Head:
-    """The response's headers: what the turn was and what was sent."""
+def _head(turn: Turn, begin: Begin, facts: dict[str, object]) -> Head:
+    """The response's headers: what the turn was and what was sent. `facts` takes down what the log tells of it."""
+    facts.update(session=begin.uuid, turn=begin.number, branch=begin.branch, model=turn.target.model)
+    if begin.plan is not None:
+        facts.update(tokens=begin.plan.total, dropped=begin.plan.dropped, overhead_ms=round(begin.overhead_s * 1000, 2))
     given = {
         "content-type": "text/event-stream; charset=utf-8" if turn.stream else "application/json",
         "x-request-id": turn.request_id,

@@ -9,7 +9,7 @@ from starlette.types import Scope as AsgiScope
 
 from proxy.edge import auth, body, failures
 from proxy.edge.body import Fields
-from proxy.edge.deliver import Connection, Head, RawHeaders, deliver
+from proxy.edge.deliver import Connection, Head, RawHeaders, deliver, log_request
 from proxy.edge.request import Request, frame, upstream_headers
 from proxy.errors import NotFound, ProxyError, UpstreamBroken, UpstreamError
 from proxy.services import Services
@@ -115,24 +115,27 @@ async def other(svc: Services, scope: AsgiScope, receive: Receive, send: Send) -
     """The other /v1 paths."""
     request = frame(scope)
     headers = request.headers
+    connection = Connection(receive, send, svc.config)
     try:
         server = svc.config.server
         who = await auth.scope_of(svc, headers)
         path = _allowed(svc, request.path)
         raw = await body.read(receive, headers, server.max_body_mb << 20, server.body_timeout_s)
         if path == "models" and request.method == "GET":
-            await _respond_models(svc, who, request, send)
+            await _respond_models(svc, who, request, connection)
             return
         target = route(svc.config, _model_of(path, headers, raw))
         media = headers.get(b"content-type", b"")
         query = "?" + request.query.decode("latin-1") if request.query else ""
         call = Call(request.method, f"/{path}{query}", raw, upstream_headers(who, target.upstream, headers, media))
-        connection = Connection(receive, send, svc.config)
         await deliver(_relayed(svc, who, target, call), Client(), connection, lambda head: _named(head, request))
     except ProxyError as failure:
+        connection.status, connection.outcome = failure.status, failure.code or failure.type
         await failures.respond(send, failure, {"x-request-id": request.id})
     except body.ClientLeft:
-        return
+        connection.outcome = "client_left"
+    finally:
+        log_request(svc, request, connection, {})
 
 
 def _allowed(svc: Services, path: str) -> str:
@@ -154,12 +157,11 @@ def _model_of(path: str, headers: dict[bytes, bytes], raw: bytes) -> str | None:
     return model if isinstance(model, str) else None
 
 
-async def _respond_models(svc: Services, who: Scope, request: Request, send: Send) -> None:
+async def _respond_models(svc: Services, who: Scope, request: Request, connection: Connection) -> None:
     content = msgspec.json.encode({"object": "list", "data": await models(svc, who, request)})
     fields = {b"content-type": b"application/json", b"x-request-id": request.id.encode("latin-1")}
-    headers = [*fields.items(), (b"content-length", str(len(content)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+    await connection.start(200, [*fields.items(), (b"content-length", str(len(content)).encode())])
+    await connection.write(content, more=False)
 
 
 async def models(svc: Services, who: Scope, request: Request) -> list[dict[str, object]]:

@@ -54,6 +54,7 @@ class Client(asyncio.Protocol):
         self.events = 0
         self.first = 0.0
         self.tail = b""
+        self.keep = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
@@ -80,6 +81,7 @@ class Client(asyncio.Protocol):
                 self.close()
 
     def on_message_complete(self) -> None:
+        self.keep = self.parser.should_keep_alive()  # only here: after the callback the parser always says no
         self.finish(True)
 
     def finish(self, whole: bool) -> None:
@@ -167,7 +169,7 @@ class Run:
             result.left += 1
             return
         self.times.append(took)
-        if not client.parser.should_keep_alive():
+        if not client.keep:
             client.close()
 
     async def all(self) -> Result:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -24,6 +24,19 @@ async def _begin(exchange: Exchange, chunks: int) -> None:
     await exchange.start_stream()
     for chunk in text_deltas(exchange.request, TEXT)[:chunks]:
         await exchange.event(chunk)
+
+
+def raw(pieces: Sequence[bytes], *, close: bool = True) -> Step:
+    """Exactly these bytes, each piece in a write of its own; then a clean end of the connection if `close`."""
+
+    async def step(exchange: Exchange) -> None:
+        for piece in pieces:
+            await exchange.write(piece)
+            await asyncio.sleep(0)
+        if close:
+            exchange.hang_up()
+
+    return step
 
 
 def reset_before_headers() -> Step:

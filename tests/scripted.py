@@ -54,10 +54,13 @@ class Exchange:
         self.request = request
         self.keep_alive = (request.header("connection") or "").lower() != "close"
         self._writer = writer
-        writer.transport.set_write_buffer_limits(0)  # a write returns when the kernel has it: no reset overtakes it
+        if writer.get_extra_info("sslcontext") is None:  # with TLS asyncio never ends a pause made by a limit of 0
+            writer.transport.set_write_buffer_limits(0)  # a write returns when the kernel has it: no reset overtakes it
 
     async def write(self, data: bytes) -> None:
         """Bytes as they are: headers, framing and all."""
+        if self._writer.is_closing():
+            raise ConnectionResetError
         self._writer.write(data)
         await self._writer.drain()
 
@@ -148,12 +151,10 @@ class ScriptedUpstream:
         assert task is not None
         self._open[writer] = task
         self.connections += 1
+        peer = _Peer(reader)
         try:
-            while (request := await _read(reader)) is not None:
-                if not await self._answer(request, reader, writer):
-                    break
-        except ConnectionError:
-            pass  # the peer went away between two requests
+            while (request := await peer.request()) is not None and await self._answer(request, peer, writer):
+                pass
         finally:
             del self._open[writer]
             writer.close()
@@ -163,7 +164,7 @@ class ScriptedUpstream:
         self.hang_up()
         await asyncio.gather(*tasks)
 
-    async def _answer(self, request: Recorded, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(self, request: Recorded, peer: "_Peer", writer: asyncio.StreamWriter) -> bool:
         """Plays the next step; whether the connection may go on."""
         step = self._next(request)
         self.requests.append(request)
@@ -172,7 +173,7 @@ class ScriptedUpstream:
         await self._tell()
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(_watch, reader, request, group.cancel_scope)
+                group.start_soon(_watch, peer, request, group.cancel_scope)
                 try:
                     await step(exchange)
                 except ConnectionError:
@@ -210,25 +211,38 @@ async def scripted_upstream(
         await up.close()
 
 
-async def _read(reader: asyncio.StreamReader) -> Recorded | None:
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1")[:-4].split("\r\n")
-        method, path, _ = first.split(" ")
-        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
-        body = await reader.readexactly(int(dict(headers).get("content-length", "0")))
-    except asyncio.IncompleteReadError:
-        return None
-    return Recorded(method, path, headers, body)
+class _Peer:
+    """The reading side of a connection."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._ahead = b""
+
+    async def request(self) -> Recorded | None:
+        """The next request; None when no whole one comes."""
+        try:
+            head, self._ahead = self._ahead + await self._reader.readuntil(b"\r\n\r\n"), b""
+            first, *lines = head.decode("latin-1")[:-4].split("\r\n")
+            method, path, _ = first.split(" ")
+            headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+            body = await self._reader.readexactly(int(dict(headers).get("content-length", "0")))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+        return Recorded(method, path, headers, body)
+
+    async def leaves(self) -> None:
+        """Returns when the peer has hung up."""
+        try:
+            self._ahead = await self._reader.read(1)
+        except ConnectionError:
+            return
+        if self._ahead:  # it has the whole answer and asks again before the step has returned
+            await asyncio.Event().wait()
 
 
-async def _watch(reader: asyncio.StreamReader, request: Recorded, scope: anyio.CancelScope) -> None:
+async def _watch(peer: _Peer, request: Recorded, scope: anyio.CancelScope) -> None:
     """Ends the step when the peer hangs up while it runs."""
-    try:
-        gone = await reader.read(1) == b""
-    except ConnectionError:
-        gone = True
-    assert gone, "the peer sent a request before it had the answer to the last"
+    await peer.leaves()
     request.left.set()
     scope.cancel()
 
@@ -380,18 +394,5 @@ def status(
         elif json is not None:
             body = dump(json)
         await exchange.whole(code, body, {"content-type": kind, **(headers or {})})
-
-    return step
-
-
-def raw(pieces: Sequence[bytes], *, close: bool = True) -> Step:
-    """Exactly these bytes, each piece in a write of its own; then a clean end of the connection if `close`."""
-
-    async def step(exchange: Exchange) -> None:
-        for piece in pieces:
-            await exchange.write(piece)
-            await asyncio.sleep(0)
-        if close:
-            exchange.hang_up()
 
     return step

@@ -1,8 +1,13 @@
-"""SQLite behind the Database protocol: one writer thread with group commit, reads on a connection of their own.
+"""SQLite behind the Database protocol: one connection in the event loop, group commit, the disk sync in a thread.
 
-Intentional: apsw, not the standard library's sqlite3. It brings one SQLite for every Python, newer than 3.51.3,
-which fixed a corruption bug of WAL files with several writing connections; and `keys` writes beside a running server.
-Only the writer thread checkpoints, between commits, and only in the process that owns the file (`serve`, `migrate`).
+Intentional: statements run in the loop, not in a writer thread. They take tens of microseconds on a warm page cache;
+a thread of its own costs two switches of the interpreter lock for each statement and leaves the reader's cache cold
+after each commit (figures in docs/decisions.md). What waits for the disk does not run here: a commit writes the WAL
+without a sync, then a thread syncs the WAL once for all commits before it, and only then the waiters are told.
+
+Intentional: apsw, not the standard library's sqlite3. It brings one SQLite for every Python, newer than 3.51.3, which
+fixed a corruption bug of WAL files with several connections; `keys` writes beside a running server, and a checkpoint
+runs on a connection of its own, away from the loop.
 """
 
 import asyncio
@@ -24,46 +29,55 @@ from proxy.store.database import Row, Tx, Value
 T = TypeVar("T")
 
 GROUP = 64
-"""Jobs in one commit at the most: bounds how long the first of them waits."""
+"""Jobs in one commit at the most: bounds how long the event loop is busy with it."""
 CHECKPOINT_PAGES = 1000
-BUSY_MS = 5000
+BUSY_S = 5.0
+"""How long a commit waits for another process that writes."""
+BUSY_STEP_S = 0.005
+
+_LOST = (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.CorruptError, apsw.ReadOnlyError, apsw.CantOpenError)
+"""Errors that end the transaction, not the statement."""
 
 
 class Sqlite:
-    """An open SQLite store. Make it with `opened`; use the async methods from one event loop."""
+    """An open SQLite store, for one event loop. Make it with `opened`."""
 
-    def __init__(self, path: str, synchronous: str, lock: int | None) -> None:
+    def __init__(self, path: str, full: bool, lock: int | None) -> None:
+        self._path = path
         self._lock = lock
-        self._owner = lock is not None
-        self._reader = _connect(path, synchronous)
-        self._writer = _connect(path, synchronous)
-        self._tx = _Writing(self._writer)
+        self._connection = _connect(path)
+        self._tx = _Writing(self._connection)
+        self._connection.set_wal_hook(self._wal_grew)
         self._pages = 0
-        self._closing = False
-        self._writer.set_wal_hook(self._wal_grew)
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._write, name="store-writer", daemon=True)
-        self._thread.start()
+        self._waiting: list[_Job] = []
+        self._flushing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._disk = _Disk(path, full, owner=lock is not None)
 
     async def all(self, sql: LiteralString, args: Sequence[Value] = ()) -> list[Row]:
         try:
-            return self._reader.execute(sql, args).fetchall()
+            return self._connection.execute(sql, args).fetchall()
         except apsw.Error as exc:
             raise _unavailable(exc) from exc
 
     async def transaction(self, work: Callable[[Tx], T]) -> T:
         loop = asyncio.get_running_loop()
-        job = _Job(work, loop, loop.create_future())
-        self._jobs.put(job)
+        job = _Job(work, loop.create_future())
+        self._waiting.append(job)
+        if not self._flushing:
+            self._flushing = True
+            self._idle.clear()
+            loop.call_soon(self._flush, loop, loop.time() + BUSY_S)
         return await job.done
 
     async def ready(self) -> None:
         await self.all("SELECT count(*) FROM tenants WHERE id = 1")
 
     async def close(self) -> None:
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
-        self._reader.close()
+        await self._idle.wait()
+        self._connection.close()
+        await asyncio.to_thread(self._disk.close)
         if self._lock is not None:
             os.close(self._lock)
 
@@ -71,62 +85,99 @@ class Sqlite:
         self._pages = pages
         return apsw.SQLITE_OK
 
-    def _write(self) -> None:
-        """The writer thread: takes what is queued, commits it as one group, tells every waiter."""
-        while not self._closing:
-            group = self._queued()
-            if group:
-                self._commit(group)
-            if self._owner and self._pages >= CHECKPOINT_PAGES:
-                self._checkpoint()
-        self._writer.close()
+    def _flush(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        """Commits what waits as one group and hands it to the disk; comes again while more waits."""
+        group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
+        try:
+            self._commit(group)
+        except apsw.BusyError as exc:
+            if loop.time() < deadline:  # another process writes: the loop goes on meanwhile
+                self._waiting = group + self._waiting
+                loop.call_later(BUSY_STEP_S, self._flush, loop, deadline)
+                return
+            _fail(group, exc)
+        except apsw.Error as exc:
+            _fail(group, exc)
+        self._disk.sync(self._pages >= CHECKPOINT_PAGES, lambda error: self._synced(loop, group, error))
+        self._pages = 0 if self._pages >= CHECKPOINT_PAGES else self._pages
 
-    def _queued(self) -> "list[_Job]":
-        """Waits for a job, then takes all that wait with it. None in the queue means: close."""
-        group: list[_Job] = []
-        job = self._jobs.get()
-        while job is not None:
-            group.append(job)
-            if len(group) == GROUP:
-                return group
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return group
-        self._closing = True
-        return group
+    def _synced(self, loop: asyncio.AbstractEventLoop, group: "list[_Job]", error: OSError | None) -> None:
+        if error is not None:
+            _fail(group, error)
+        for job in group:
+            job.settle()
+        if self._waiting:
+            self._flush(loop, loop.time() + BUSY_S)
+        else:
+            self._flushing = False
+            self._idle.set()
 
     def _commit(self, group: "list[_Job]") -> None:
+        """One transaction for the group. Raises apsw.Error when it is not committed; no job has a result then."""
+        self._connection.execute("BEGIN IMMEDIATE")
         try:
-            self._writer.execute("BEGIN IMMEDIATE")
             for job in group:
                 self._run(job)
-            self._writer.execute("COMMIT")
-        except apsw.Error as exc:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-            for job in group:
-                job.error = job.error or _unavailable(exc)
-        _tell(group)
+            self._connection.execute("COMMIT")
+        except apsw.Error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
 
     def _run(self, job: "_Job") -> None:
         """One job inside the group's transaction; its own error takes back its own statements only."""
-        self._writer.execute("SAVEPOINT job")
+        job.error = None
+        self._connection.execute("SAVEPOINT job")
         try:
             job.result = job.work(self._tx)
-        except (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.CorruptError, apsw.ReadOnlyError):
+        except _LOST:
             raise
-        except Exception as exc:  # noqa: BLE001 - it belongs to the waiter, who is told below
+        except Exception as exc:  # noqa: BLE001 - it belongs to the waiter, who is told after the commit
             job.error = exc
-            self._writer.execute("ROLLBACK TO job")
-        self._writer.execute("RELEASE job")
+            self._connection.execute("ROLLBACK TO job")
+        self._connection.execute("RELEASE job")
 
-    def _checkpoint(self) -> None:
-        try:
-            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._pages = 0
-        except apsw.Error:
-            self._pages = 0  # a reader is in the way, or the disk is full: the next thousand pages try again
+
+class _Disk:
+    """The thread that waits for the disk: syncs the WAL after a commit, and checkpoints when it has grown."""
+
+    def __init__(self, path: str, full: bool, owner: bool) -> None:
+        self._wal = os.open(path + "-wal", os.O_RDWR | os.O_CREAT, 0o644)
+        self._connection = _connect(path) if owner else None
+        self._full = full
+        self._asked: queue.SimpleQueue[tuple[bool, Callable[[OSError | None], None]] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, name="store-disk", daemon=True)
+        self._thread.start()
+
+    def sync(self, checkpoint: bool, done: Callable[[OSError | None], None]) -> None:
+        """Calls `done` in the loop once the WAL is on the disk (at once where commits need not wait for it)."""
+        if self._full or checkpoint:
+            self._asked.put((checkpoint, done))
+        else:
+            done(None)
+
+    def close(self) -> None:
+        self._asked.put(None)
+        self._thread.join()
+        os.close(self._wal)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _work(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            checkpoint, done = asked
+            error: OSError | None = None
+            try:
+                if self._full:
+                    os.fdatasync(self._wal)
+            except OSError as exc:
+                error = exc
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(done, error)
+            if checkpoint and self._connection is not None:
+                with contextlib.suppress(apsw.Error):  # a reader is in the way, or the disk is full: the next one tries
+                    self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
 class _Writing:
@@ -142,30 +193,26 @@ class _Writing:
 class _Job:
     """One transaction that waits for its commit."""
 
-    __slots__ = ("done", "error", "loop", "result", "work")
+    __slots__ = ("done", "error", "result", "work")
 
-    def __init__(self, work: Callable[[Tx], Any], loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any]) -> None:
+    def __init__(self, work: Callable[[Tx], Any], done: asyncio.Future[Any]) -> None:
         self.work = work
-        self.loop = loop
         self.done = done
         self.result: Any = None
         self.error: BaseException | None = None
 
+    def settle(self) -> None:
+        if self.done.done():
+            return  # the waiter was cancelled; what it asked for is committed all the same
+        if self.error is None:
+            self.done.set_result(self.result)
+        else:
+            self.done.set_exception(self.error)
 
-def _tell(group: list[_Job]) -> None:
-    """Wakes the waiters, with one call into the loop for the whole group."""
 
-    def settle() -> None:
-        for job in group:
-            if job.done.done():
-                continue  # the waiter was cancelled; what it asked for is committed all the same
-            if job.error is None:
-                job.done.set_result(job.result)
-            else:
-                job.done.set_exception(job.error)
-
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        group[0].loop.call_soon_threadsafe(settle)
+def _fail(group: list[_Job], exc: Exception) -> None:
+    for job in group:
+        job.error = job.error or _unavailable(exc)
 
 
 def _unavailable(exc: Exception) -> ProxyError:
@@ -191,7 +238,7 @@ def opened(url: str, *, synchronous: str = "full", own: bool = True) -> Sqlite:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = owned(path) if own else None
         migrate(path)
-        return Sqlite(str(path), synchronous, lock)
+        return Sqlite(str(path), synchronous == "full", lock)
     except (OSError, apsw.Error) as exc:
         raise BadConfig(f"storage.url: the file cannot be used ({type(exc).__name__}: {exc})") from exc
 
@@ -209,11 +256,11 @@ def owned(path: Path) -> int:
     return handle
 
 
-def _connect(path: str, synchronous: str) -> apsw.Connection:
+def _connect(path: str) -> apsw.Connection:
+    """A connection that never checkpoints by itself and syncs the WAL only then; _Disk does it for the commits."""
     connection = apsw.Connection(path)
-    connection.set_busy_timeout(BUSY_MS)
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL" if synchronous == "full" else "PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA cache_size = -8000")
     connection.wal_autocheckpoint(0)
@@ -230,7 +277,7 @@ def migrations() -> list[tuple[int, str]]:
 def migrate(path: Path) -> int:
     """Applies the missing steps in one transaction and returns the schema's version. Refuses a newer schema."""
     steps = migrations()
-    connection = _connect(str(path), "full")
+    connection = _connect(str(path))
     try:
         have = connection.pragma("user_version")
         if have > steps[-1][0]:

@@ -172,6 +172,8 @@ def _why(exc: Exception) -> str:
         return "the upstream's certificate was not accepted; check base_url and the trusted certificates"
     if isinstance(exc, ssl.SSLError):
         return "the TLS handshake with the upstream failed; check that base_url should be https"
+    if isinstance(exc, ConnectionError):
+        return "the upstream closed the connection while it was being made; check base_url: http or https?"
     return "no connection to the upstream could be made; check base_url and the network"
 
 

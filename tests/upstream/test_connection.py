@@ -9,7 +9,7 @@ import pytest
 from proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from proxy.upstream.connection import HEADER_LIMIT, HIGH_WATER
 from tests import faults
-from tests.scripted import Exchange, Step, gated, raw, says, scripted_upstream, status
+from tests.scripted import Exchange, Step, gated, says, scripted_upstream, status
 from tests.upstream.asking import OK, ask, ask_stream, broken, broken_send, client, read, text
 
 pytestmark = pytest.mark.anyio
@@ -21,16 +21,19 @@ pytestmark = pytest.mark.anyio
 async def test_a_stream_is_relayed_as_it_comes() -> None:
     async with scripted_upstream(gated("a b")) as up, client(up.url) as http:
         answer = await http.send(ask_stream())
-        for piece in ("", "a", " b"):
+        for piece in ("", "a"):
             up.gate.release()
             assert text(await anext(answer)) == piece
-        assert [data async for data in answer][-1].endswith(b"data: [DONE]\n\n")
+        up.gate.release()
+        rest = b"".join([data async for data in answer])
+        assert text(rest) == " b"
+        assert rest.endswith(b"data: [DONE]\n\n")
         await answer.aclose()
 
 
 async def test_what_has_piled_up_comes_as_one_piece() -> None:
     pieces = [OK + b"content-length: 4\r\n\r\na", b"b", b"cd"]
-    async with scripted_upstream(raw(pieces)) as up, client(up.url) as http:
+    async with scripted_upstream(faults.raw(pieces)) as up, client(up.url) as http:
         answer = await http.send(ask())
         await up.wait_idle()
         assert b"".join([data async for data in answer]) == b"abcd"
@@ -48,10 +51,10 @@ async def test_what_has_piled_up_comes_as_one_piece() -> None:
     ],
 )
 async def test_every_framing_of_a_body_is_understood(bytes_sent: bytes, body: bytes) -> None:
-    async with scripted_upstream(raw([OK + bytes_sent])) as up, client(up.url) as http:
+    async with scripted_upstream(faults.raw([OK + bytes_sent])) as up, client(up.url) as http:
         assert await read(http, ask()) == body
         every_byte = [bytes([byte]) for byte in OK + bytes_sent]
-    async with scripted_upstream(raw(every_byte)) as up, client(up.url) as http:
+    async with scripted_upstream(faults.raw(every_byte)) as up, client(up.url) as http:
         assert await read(http, ask()) == body
 
 
@@ -63,7 +66,7 @@ async def test_a_body_byte_by_byte_is_whole() -> None:
 async def test_interim_answers_are_skipped() -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
     final = OK + b"content-length: 2\r\n\r\nhi"
-    async with scripted_upstream([raw([interim, final], close=False), says("")]) as up, client(up.url) as http:
+    async with scripted_upstream([faults.raw([interim, final], close=False), says("")]) as up, client(up.url) as http:
         answer = await http.send(ask())
         assert (answer.status, answer.headers) == (200, ((b"content-length", b"2"),))
         assert [data async for data in answer] == [b"hi"]
@@ -201,15 +204,15 @@ async def test_a_refused_connection_names_the_key_and_no_address() -> None:
     [
         faults.reset_before_headers(),
         faults.hang_up_before_headers(),
-        raw([b"SSH-2.0-OpenSSH_9.2\r\n"], close=False),
-        raw([b"\x15\x03\x01\x00\x02\x02\x50"], close=False),
-        raw([b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"], close=False),
-        raw([OK + b"content-length: 2\r\ncontent-length: 3\r\n\r\nhi"], close=False),
-        raw([OK + b"content-length: 2\r\n"]),
-        raw([b"HTTP/1.1 101 Up\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nxx"], close=False),
-        raw([OK + b"x: y\r\n" * (HEADER_LIMIT // 6 + 1) + b"content-length: 2\r\n\r\nhi"], close=False),
-        raw([OK, b"x: " + b"y" * 2 * HEADER_LIMIT], close=False),
-        raw([b"HTTP/1.1 100 Continue\r\n\r\n" * 4000], close=False),
+        faults.raw([b"SSH-2.0-OpenSSH_9.2\r\n"], close=False),
+        faults.raw([b"\x15\x03\x01\x00\x02\x02\x50"], close=False),
+        faults.raw([b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"], close=False),
+        faults.raw([OK + b"content-length: 2\r\ncontent-length: 3\r\n\r\nhi"], close=False),
+        faults.raw([OK + b"content-length: 2\r\n"]),
+        faults.raw([b"HTTP/1.1 101 Up\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nxx"], close=False),
+        faults.raw([OK + b"x: y\r\n" * (HEADER_LIMIT // 6 + 1) + b"content-length: 2\r\n\r\nhi"], close=False),
+        faults.raw([OK, b"x: " + b"y" * 2 * HEADER_LIMIT], close=False),
+        faults.raw([b"HTTP/1.1 100 Continue\r\n\r\n" * 4000], close=False),
     ],
 )
 async def test_no_answer_that_can_be_read_is_unreachable(step: Step) -> None:
@@ -222,7 +225,7 @@ async def test_no_answer_that_can_be_read_is_unreachable(step: Step) -> None:
 
 async def test_headers_may_be_64_kb() -> None:
     head = OK + b"x: y\r\n" * (HEADER_LIMIT // 6 - 20) + b"content-length: 2\r\n\r\n"
-    async with scripted_upstream(raw([head, b"hi"])) as up, client(up.url) as http:
+    async with scripted_upstream(faults.raw([head, b"hi"])) as up, client(up.url) as http:
         assert await read(http, ask()) == b"hi"
 
 
@@ -244,7 +247,7 @@ async def test_a_stream_that_breaks_gives_its_text_first(step: Step) -> None:
     ],
 )
 async def test_a_body_that_does_not_end_as_announced_is_broken(sent: bytes) -> None:
-    async with scripted_upstream(raw([OK + sent])) as up, client(up.url) as http:
+    async with scripted_upstream(faults.raw([OK + sent])) as up, client(up.url) as http:
         got, _ = await broken(http, ask(), UpstreamBroken)
         assert got == b"short"
 

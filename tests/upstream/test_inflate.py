@@ -6,7 +6,7 @@ import pytest
 
 from proxy.errors import UpstreamBroken
 from tests import faults
-from tests.scripted import Step, raw, scripted_upstream
+from tests.scripted import Step, scripted_upstream
 from tests.upstream.asking import OK, ask, ask_stream, broken, client, read, text
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +26,7 @@ def packed(data: bytes, wbits: int) -> bytes:
 
 
 def encoded(name: str, body: bytes) -> Step:
-    return raw([OK + f"content-encoding: {name}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body])
+    return faults.raw([OK + f"content-encoding: {name}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,232 @@
+"""Asking a served proxy over HTTP: what the tests of this package and of tests/edge share.
+
+async with scripted_upstream(echoes()) as up, served(up, tmp_path) as proxied:
+    reply = await proxied.ask("hello", to="s")
+    assert proxied.stored("s") == ["user: hello", "assistant: echo: hello"]
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from proxy import tokenizer
+from proxy.context.tokens import Count
+from tests.scripted import WAIT_S, Exchange, Recorded, ScriptedUpstream, Step, text_of
+from tests.serving import Running, proxy
+
+MODEL = "scripted"
+
+
+@functools.cache
+def _count() -> Count:
+    return tokenizer.load()
+
+
+async def _counter() -> Count:
+    """One token counter for all the proxies of a test run: loading it takes a second."""
+    return _count()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer. Of a broken one `body` is what came."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def payloads(self) -> list[bytes]:
+        """What the events of a stream carry."""
+        events = self.body.split(b"\n\n")
+        assert events.pop() == b"", "the stream ends in the middle of an event"
+        assert all(event.startswith(b"data: ") and b"\n" not in event for event in events), events
+        return [event.removeprefix(b"data: ") for event in events]
+
+    @property
+    def chunks(self) -> list[Any]:
+        return [json.loads(payload) for payload in self.payloads if payload != b"[DONE]"]
+
+    @property
+    def streamed(self) -> bool:
+        return self.headers.get("content-type", "").startswith("text/event-stream")
+
+    @property
+    def done(self) -> bool:
+        """Whether a stream ends with [DONE], which stands nowhere else."""
+        assert self.payloads.count(b"[DONE]") <= 1
+        return self.payloads[-1:] == [b"[DONE]"]
+
+    @property
+    def text(self) -> str:
+        """What choice 0 says."""
+        if not self.streamed:
+            return self.json["choices"][0]["message"]["content"]
+        first = [choice for chunk in self.chunks for choice in chunk.get("choices", [])[:1] if choice["index"] == 0]
+        return "".join(choice["delta"].get("content") or "" for choice in first)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error of an answer that is nothing else, or of a broken stream's last event. Always the four keys."""
+        last = self.chunks[-1] if self.streamed else self.json
+        error = last["error"]
+        assert set(error) >= {"message", "type", "param", "code"}, error
+        assert isinstance(error["message"], str), error
+        assert error["message"], error
+        return error
+
+
+@dataclass(frozen=True)
+class Proxied:
+    """A served proxy, a client's connections to it, and a view into its store."""
+
+    running: Running
+    http: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return self.running.url
+
+    async def ask(
+        self,
+        *messages: str | dict[str, Any],
+        to: str | None,
+        headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> Reply:
+        """A chat request; a text stands for a user message."""
+        body = {"model": MODEL, "messages": [user(m) if isinstance(m, str) else m for m in messages], **fields}
+        return await self.post(json.dumps(body).encode(), to=to, headers=headers)
+
+    async def post(
+        self,
+        body: bytes,
+        *,
+        to: str | None,
+        headers: Mapping[str, str] | None = None,
+        path: str = "/chat/completions",
+    ) -> Reply:
+        named = {"X-Session-Id": to} if to is not None else {}
+        return await self.call("POST", path, body, {"Content-Type": "application/json", **named, **(headers or {})})
+
+    async def call(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
+        async with self.http.request(
+            method, self.url + path, data=body, headers=headers, allow_redirects=False
+        ) as response:
+            return Reply(response.status, response.headers, await response.read())
+
+    def stored(self, session: str, branch: int | None = None) -> list[str]:
+        """A line of the conversation, of the current branch if no other is named; [] for an unknown session."""
+        found = self.running.rows("SELECT id, branch FROM sessions WHERE name = ?", session)
+        if not found:
+            return []
+        assert len(found) == 1
+        return [_line(*row) for row in self._rows(found[0][0], branch or found[0][1], None)]
+
+    def messages(self, session: str) -> list[Any]:
+        """The raw messages of the current branch."""
+        found = self.running.rows("SELECT id, branch FROM sessions WHERE name = ?", session)
+        return [json.loads(raw) for raw, _ in self._rows(*found[0], None)]
+
+    def _rows(self, session: int, branch: int, upto: int | None) -> list[tuple[bytes, str]]:
+        rows = self.running.rows(
+            "SELECT parent, forked_at, head FROM branches WHERE session = ? AND branch = ?", session, branch
+        )
+        parent, forked_at, head = rows[0]
+        last = head if upto is None else min(upto, head)
+        before = [] if parent is None else self._rows(session, parent, min(forked_at, last))
+        own = self.running.rows(
+            "SELECT raw, status FROM entries WHERE session = ? AND branch = ? AND seq <= ? ORDER BY seq",
+            session, branch, last,
+        )  # fmt: skip
+        return [*before, *own]
+
+    def branches(self, session: str) -> int:
+        rows = self.running.rows(
+            "SELECT count(*) FROM branches b JOIN sessions s ON s.id = b.session WHERE s.name = ?", session
+        )
+        return rows[0][0]
+
+    def turns(self, session: str) -> list[str]:
+        """The status of each stored turn."""
+        rows = self.running.rows(
+            "SELECT t.status FROM turns t JOIN sessions s ON s.id = t.session WHERE s.name = ? ORDER BY t.turn", session
+        )
+        return [row[0] for row in rows]
+
+
+def _line(raw: bytes, status: str) -> str:
+    return spoken(json.loads(raw)) + ("" if status == "complete" else " [incomplete]")
+
+
+@asynccontextmanager
+async def served(before: ScriptedUpstream | str, folder: Path, /, **sections: Any) -> AsyncGenerator[Proxied]:
+    """A proxy `before` a model server, whose model has room for everything unless a section says otherwise."""
+    url = before if isinstance(before, str) else before.url
+    named = {"name": "scripted", "base_url": url, "context_tokens": 10_000_000, "retries": 0}
+    limits = {"connect_timeout_s": 2, "first_byte_timeout_s": 3, "idle_timeout_s": 3, "total_timeout_s": 10}
+    sections["upstreams"] = [named | limits | sections.pop("upstream", {})]
+    async with proxy(url, folder, **sections) as running:
+        running.edge.svc = dataclasses.replace(running.edge.svc, counter=_counter)
+        limit = aiohttp.ClientTimeout(total=2 * WAIT_S)
+        async with aiohttp.ClientSession(timeout=limit, auto_decompress=False) as http:
+            yield Proxied(running, http)
+
+
+def by_model(steps: Mapping[str, Step]) -> Step:
+    """A step for each model's name, so that many tests can share one proxy."""
+
+    async def step(exchange: Exchange) -> None:
+        await steps[exchange.request.json["model"]](exchange)
+
+    return step
+
+
+# --- messages, and how tests write them down ---
+
+
+def user(text: str, **fields: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text, **fields}
+
+
+def assistant(text: str | None, **fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **fields}
+
+
+def system(text: str) -> dict[str, Any]:
+    return {"role": "system", "content": text}
+
+
+def call(name: str, arguments: Mapping[str, Any], id: str = "call_1") -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+
+
+def asks_for(*calls: dict[str, Any]) -> dict[str, Any]:
+    return assistant(None, tool_calls=list(calls))
+
+
+def result(text: str, id: str = "call_1") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": id, "content": text}
+
+
+def spoken(message: Mapping[str, Any]) -> str:
+    """A message in one line: "user: hi", "assistant: clock({})", "tool call_1: noon"."""
+    role = f"tool {message['tool_call_id']}" if message["role"] == "tool" else message["role"]
+    calls = [f"{c['function']['name']}({c['function']['arguments']})" for c in message.get("tool_calls") or ()]
+    return f"{role}: {' '.join([*filter(None, [text_of(message)]), *calls])}"
+
+
+def received(request: Recorded) -> list[str]:
+    """The messages that a model server got."""
+    return [spoken(message) for message in request.json["messages"]]

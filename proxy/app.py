@@ -1,7 +1,7 @@
 """The composition root: Config -> Services -> ASGI application. Nothing else wires."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -11,13 +11,13 @@ from proxy.context.tokens import Count
 from proxy.edge.routes import ROUTES, Edge, unknown, wrong_method
 from proxy.services import Services, TurnQueue
 from proxy.store import sqlite
-from proxy.telemetry.log import logger
+from proxy.telemetry.log import Logger
 from proxy.upstream.catalog import Catalog
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.protocol import Timeouts, Upstream
 
 
-class _Counter:
+class Counter:
     """The token counter, loaded in a thread at its first use and shared from then on."""
 
     def __init__(self) -> None:
@@ -49,18 +49,22 @@ def client_of(upstream: UpstreamConfig) -> Upstream:
 
 
 @asynccontextmanager
-async def opened(config: Config) -> AsyncGenerator[Edge]:
-    """The application with everything it needs open, and closed again at the end. Raises BadConfig."""
+async def opened(config: Config, counter: Callable[[], Awaitable[Count]] | None = None) -> AsyncGenerator[Edge]:
+    """The application with everything it needs open, and closed again at the end. Raises BadConfig.
+
+    `counter`: one that is loaded already, for several applications in one process.
+    """
     db = sqlite.opened(config.storage.url, synchronous=config.storage.synchronous)
     upstreams = {upstream.name: client_of(upstream) for upstream in config.upstreams}
+    log = Logger(config.telemetry.log_level)
     svc = Services(
         config=config,
         db=db,
         upstreams=upstreams,
-        counter=_Counter(),
+        counter=counter or Counter(),
         context_of=Catalog(upstreams).context_of,
         queue=TurnQueue(config.sessions.wait_timeout_s),
-        log=logger(config.telemetry.log_level),
+        log=log,
     )
     rest = Starlette(routes=ROUTES, exception_handlers={404: unknown, 405: wrong_method})
     rest.state.services = svc
@@ -70,3 +74,4 @@ async def opened(config: Config) -> AsyncGenerator[Edge]:
         for upstream in upstreams.values():
             await upstream.aclose()
         await db.close()
+        log.flush()

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -10,7 +9,7 @@ from proxy import recollect
 from proxy.context import tokens
 from proxy.context.assemble import Limits, Material, Plan, assemble
 from proxy.context.tokens import Count
-from proxy.context.transcript import Piece, of_entry
+from proxy.context.transcript import RESULTS, Piece, of_entry
 from proxy.recollect import Found
 from proxy.services import Services, Turn
 from proxy.store import sessions
@@ -22,8 +21,16 @@ THREAD_BYTES = 100_000
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Composed:
+class Past(msgspec.Struct, frozen=True, gc=False):
+    """The history to choose from; `before`, `before_tokens` and `detached` as in recollect.History."""
+
+    pieces: Sequence[Piece]
+    before: int
+    before_tokens: int
+    detached: bool
+
+
+class Composed(msgspec.Struct, frozen=True, gc=False):
     """What goes up and what will be stored of it. `new`: the new messages with their tokens."""
 
     body: bytes
@@ -31,6 +38,7 @@ class Composed:
     new: Sequence[Message]
     instructions: Instructions
     cut_key: str
+    before_tokens: int
 
 
 async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
@@ -39,29 +47,55 @@ async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
     new = await _priced(found.new, count)
     instructions = await _instructions(svc, turn, found, count)
     limits = await _limits(svc, turn, found)
-    past = await recollect.history(svc, turn, found, limits.budget, limits.cut)
+    cut_key = _cut_key(turn, limits)
     tools = turn.fields.get("tools")
+    tools_tokens = tokens.of_tools([bytes(item) for item in _items(tools)], count) if tools else 0
+    new_tokens = sum([message.tokens for message in new]) + tokens.REPLY
+    room = None if limits.budget is None else limits.budget - instructions.tokens - tools_tokens - new_tokens
+    past = _block(svc, found, cut_key, room) or await _past(svc, turn, found, limits)
     material = Material(
         instructions=instructions.raw,
         instructions_tokens=instructions.tokens,
-        tools_tokens=tokens.of_tools([bytes(item) for item in _items(tools)], count) if tools else 0,
-        history=[of_entry(entry) for entry in past.entries],
+        tools_tokens=tools_tokens,
+        history=past.pieces,
         before=past.before,
         before_tokens=past.before_tokens,
         new=[Piece(m.role, m.raw, m.tokens, calls=m.calls) for m in new],
-        new_tokens=sum(message.tokens for message in new) + tokens.REPLY,
+        new_tokens=new_tokens,
         detached=past.detached,
     )
     plan = assemble(material, limits, count)
     body = splice(turn, as_sent(turn) if turn.options.mode == "observe" else plan.messages)
-    return Composed(body, plan, new, instructions, _cut_key(turn, limits))
+    return Composed(body, plan, new, instructions, cut_key, past.before_tokens)
+
+
+def _block(svc: Services, found: Found, cut_key: str, room: int | None) -> Past | None:
+    """The history as the last turn sent it, if it may be sent again as it is."""
+    new = found.new
+    if found.session is None or found.branch is None or found.fork_at is not None:
+        return None
+    if new and new[0].role in RESULTS:
+        return None  # they answer a call in the history, which only its own piece shows
+    block = svc.forwarded.get(found.session.id, found.branch.number, found.branch.last_turn, cut_key)
+    if block is None or (room is not None and block.tokens > room):
+        return None
+    if not (block.has_user or any(message.role == "user" for message in new)):
+        return None
+    piece = Piece("block", block.raw, block.tokens, block.first, count=block.count)
+    return Past((piece,), block.first - 1, block.before_tokens, False)
+
+
+async def _past(svc: Services, turn: Turn, found: Found, limits: Limits) -> Past:
+    """The history from the store, message by message."""
+    read = await recollect.history(svc, turn, found, limits.budget, limits.cut)
+    return Past([of_entry(entry) for entry in read.entries], read.before, read.before_tokens, read.detached)
 
 
 async def reprice(svc: Services, turn: Turn, found: Found, composed: Composed) -> Composed:
     """The same turn after others were stored meanwhile: what is new in it by now."""
     count = await svc.counter()
     known = await _instructions(svc, turn, found, count)
-    return replace(composed, new=await _priced(found.new, count), instructions=known)
+    return msgspec.structs.replace(composed, new=await _priced(found.new, count), instructions=known)
 
 
 async def _priced(new: Sequence[Sent], count: Count) -> list[Message]:

@@ -6,6 +6,8 @@ A key that is unknown or has the wrong type stops the start: BadConfig names it,
 
 import dataclasses
 import difflib
+import functools
+import math
 import os
 import re
 import types
@@ -57,7 +59,7 @@ class Auth:
     mode: Literal["open", "keys", "passthrough"] = "open"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class UpstreamConfig:
     name: str = "default"
     base_url: str = "https://api.openai.com/v1"
@@ -74,6 +76,11 @@ class UpstreamConfig:
     stream_usage: bool = True
     forward_headers: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def forwarded(self) -> frozenset[bytes]:
+        """`forward_headers` as they stand on the wire."""
+        return frozenset(name.lower().encode() for name in self.forward_headers)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -88,7 +95,7 @@ class Storage:
     synchronous: Literal["full", "normal"] = "full"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sessions:
     auto_create: bool = True
     header: str = "X-Session-Id"
@@ -98,6 +105,11 @@ class Sessions:
     wait_timeout_s: float = 30.0
     on_disconnect: Literal["partial", "discard", "finish"] = "partial"
     on_upstream_break: Literal["discard", "partial"] = "discard"
+
+    @functools.cached_property
+    def naming(self) -> tuple[bytes, tuple[bytes, ...]]:
+        """The header that names a session and its aliases, as they stand on the wire."""
+        return self.header.lower().encode(), tuple(alias.lower().encode() for alias in self.aliases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +165,11 @@ def load(text: str, env: Mapping[str, str] | None = None) -> Config:
     env = os.environ if env is None else env
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as exc:
+        reader = _Reader(env)
+        given = {} if root is None else reader.mapping(root, "")
+        values = {name: reader.section(name, node) for name, node in given.items()}
+    except (yaml.YAMLError, RecursionError) as exc:
         raise BadConfig(f"the configuration is not YAML: {exc}") from exc
-    reader = _Reader(env)
-    given = {} if root is None else reader.mapping(root, "")
-    values = {name: reader.section(name, node) for name, node in given.items()}
     _overrides(values, env)
     config = typing.cast(Config, _build(Config, values, ""))
     if "upstreams" not in values:
@@ -175,7 +187,12 @@ class _Reader:
     def mapping(self, node: yaml.Node, where: str) -> dict[str, yaml.Node]:
         if not isinstance(node, yaml.MappingNode):
             raise BadConfig(f"{where or 'the configuration'} must be a mapping{_line(node)}")
-        return {str(key.value): value for key, value in node.value}
+        out: dict[str, yaml.Node] = {}
+        for key, value in node.value:
+            if key.value in out:
+                raise BadConfig(f"{key.value} stands twice in {where or 'the configuration'}{_line(key)}")
+            out[str(key.value)] = value
+        return out
 
     def section(self, name: str, node: yaml.Node) -> Any:
         if isinstance(node, yaml.MappingNode):
@@ -223,7 +240,7 @@ def _overrides(values: dict[str, Any], env: Mapping[str, str]) -> None:
         if not name.startswith("PROXY_") or "__" not in name:
             continue
         section, key = name[len("PROXY_") :].lower().split("__", 1)
-        at = values.setdefault(section, {})
+        at = values[section] = values.get(section) or {}
         if not isinstance(at, dict):
             raise BadConfig(f"{name} cannot override {section}, which is a list; write it into the configuration file")
         at[key] = _plain(text)
@@ -268,8 +285,9 @@ def _typed(hint: Any, value: Any, name: str, at: str) -> Any:
             raise BadConfig(f"{name} must be a list{at}")
         return tuple(_typed(get_args(hint)[0], item, f"{name}[{n}]", at) for n, item in enumerate(value))
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        if not isinstance(value, dict):
+        if not isinstance(value or {}, dict):
             raise BadConfig(f"{name} must be a mapping{at}")
+        value = value or {}
         return {key: _typed(get_args(hint)[1], item, f"{name}.{key}", at) for key, item in value.items()}
     if origin is Literal:
         choice = "null" if value is None and "null" in get_args(hint) else value
@@ -289,8 +307,8 @@ def _scalar(hint: type, value: Any, name: str, at: str) -> Any:
         return ""
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise BadConfig(f"{name} must be {_NAMES.get(hint, hint.__name__)}{at}")
-    if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-        raise BadConfig(f"{name} must not be negative{at}")
+    if isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value < math.inf:
+        raise BadConfig(f"{name} must be a number from 0 on{at}")
     return value
 
 

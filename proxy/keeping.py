@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -10,6 +9,7 @@ import msgspec
 from proxy import recollect
 from proxy.compose import Composed, reprice
 from proxy.context import tokens
+from proxy.forwarded import Block
 from proxy.recollect import Found
 from proxy.reconcile import digest
 from proxy.services import Services, Turn, epoch_ms
@@ -21,14 +21,15 @@ T = TypeVar("T")
 _encode = msgspec.json.encode
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True, gc=False):
     """A turn on its way into the store: where it stands, what was composed, the session's UUID, the turn's number."""
 
     at: Found
     composed: Composed
     uuid: str
     number: int
+    observed: bool = False
+    """Whether the turn ran beside others and takes its place in the session only now."""
 
 
 async def keep(svc: Services, turn: Turn, kept: Kept, fold: Fold, body: bytes | None) -> int:
@@ -37,14 +38,14 @@ async def keep(svc: Services, turn: Turn, kept: Kept, fold: Fold, body: bytes | 
         return kept.at.branch_number
     reply = await _reply(svc, fold.message(), "complete")
     answer = body if body is not None else _encode(fold.completion())
-    return await _settled(_append(svc, turn, kept, reply, fold, answer))
+    return await _append(svc, turn, kept, reply, fold, answer)
 
 
 async def keep_cut_short(svc: Services, turn: Turn, kept: Kept, fold: Fold) -> None:
     """Stores the new messages and the text that was sent before the answer broke off; nothing if there was none."""
     if turn.options.save and fold.has_text:
         reply = await _reply(svc, fold.text_only(), "incomplete")
-        await _settled(_append(svc, turn, kept, reply, fold, b""))
+        await _append(svc, turn, kept, reply, fold, b"")
 
 
 async def _reply(svc: Services, value: dict[str, object], status: Status) -> Message:
@@ -56,21 +57,51 @@ async def _reply(svc: Services, value: dict[str, object], status: Status) -> Mes
 
 async def _settled(work: Awaitable[T]) -> T:
     """Waits for a commit to its end: a cancelled turn must not leave the queue while it is still being written."""
-    task = asyncio.ensure_future(work)
+    future = asyncio.ensure_future(work)
     try:
-        return await asyncio.shield(task)
+        return await asyncio.shield(future)
     except asyncio.CancelledError:
-        await asyncio.wait((task,))
+        await asyncio.wait((future,))
         raise
 
 
 async def _append(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> int:
-    if turn.options.mode != "observe":
-        return (await turns.append(svc.db, turn.scope, _record(turn, kept, reply, fold, answer)))[0]
-    async with svc.queue.turn(turn.scope.tenant, turn.name):  # observed turns run at once and reconcile here
+    if kept.observed:
+        return await _settled(_append_observed(svc, turn, kept, reply, fold, answer))
+    record = _record(turn, kept, reply, fold, answer)
+    session, branch = await _settled(turns.append(svc.db, turn.scope, record))
+    svc.forwarded.put(session, branch, _block(kept, record, reply))
+    return branch
+
+
+async def _append_observed(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> int:
+    """Observed turns run at once and reconcile here, in the queue."""
+    async with svc.queue.turn(turn.scope.tenant, turn.name):
         at = await recollect.find(svc, turn, await sessions.find(svc.db, turn.scope, turn.name))
-        kept = replace(kept, at=at, composed=await reprice(svc, turn, at, kept.composed))
-        return (await turns.append(svc.db, turn.scope, _record(turn, kept, reply, fold, answer)))[0]
+        kept = msgspec.structs.replace(kept, at=at, composed=await reprice(svc, turn, at, kept.composed))
+        record = _record(turn, kept, reply, fold, answer)
+        session, branch = await turns.append(svc.db, turn.scope, record)
+        svc.forwarded.put(session, branch, None)
+        return branch
+
+
+def _block(kept: Kept, record: turns.Record, reply: Message) -> Block | None:
+    """The history that the next turn of this branch can send as it is; None while a call waits for its result."""
+    plan, new = kept.composed.plan, kept.composed.new
+    if plan.open_ended or reply.calls or any(message.calls or message.role == "tool" for message in new):
+        return None
+    head = kept.at.fork_at if kept.at.fork_at is not None else kept.at.branch.head if kept.at.branch else 0
+    first = plan.cut or 1
+    return Block(
+        last_turn=record.number,
+        cut_key=record.cut_key,
+        first=first,
+        count=head + len(new) + 1 - first + 1,
+        tokens=plan.history + sum([message.tokens for message in new]) + reply.tokens,
+        before_tokens=kept.composed.before_tokens + plan.left_tokens,
+        has_user=plan.has_user or any(message.role == "user" for message in new),
+        raw=b",".join([part for part in (plan.past, *[message.raw for message in new], reply.raw) if part]),
+    )
 
 
 def _record(turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> turns.Record:

@@ -5,7 +5,6 @@ window; digests are read when the request looks like a resend, whole lines never
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -20,8 +19,7 @@ RETRY_MS = 10 * 60 * 1000
 """How long an SDK's retry of the latest turn is recognised."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     """The session as the turn meets it. `session` None: it does not exist yet. `known` of `sent` are stored;
     `fork_at`: the turn starts a branch after that seq of `branch`, where the running total is `fork_total`."""
 
@@ -45,8 +43,7 @@ class Found:
         return self.branch.number if self.fork_at is None else self.session.branches + 1
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(msgspec.Struct, frozen=True, gc=False):
     """The newest part of a line, oldest first. `before`, `before_tokens`: what stands before it and is not read.
     `detached`: the first entry is the newest user message, older than the rest."""
 
@@ -119,27 +116,24 @@ def _read(turn: Turn, last_calls: Sequence[str]) -> list[Sent]:
         made = call_ids(raw) if value.get("tool_calls") else ()
         calls = made or (calls if role != "assistant" else ())
         sent.append(Sent(role, raw, value, digest(value), made))
-    return _in_call_order(sent)
+    return _in_call_order(sent, last_calls) if len(sent) > 1 else sent
 
 
-def _in_call_order(sent: list[Sent]) -> list[Sent]:
-    """The results after an assistant message, sorted as its calls stand."""
-    if not any(message.calls for message in sent):
-        return sent
+def _in_call_order(sent: list[Sent], last_calls: Sequence[str]) -> list[Sent]:
+    """Each run of results sorted as the calls stand that it answers, stored ones for a run that comes first."""
     out: list[Sent] = []
-    at = 0
-    while at < len(sent):
-        message = sent[at]
+    run: list[Sent] = []
+    place = {call: n for n, call in enumerate(last_calls)}
+    for message in sent:
+        if message.role == "tool":
+            run.append(message)
+            continue
+        out += sorted(run, key=lambda result: place.get(result.answers or "", 0))
+        run = []
         out.append(message)
-        at += 1
         if message.calls:
-            end = at
-            while end < len(sent) and sent[end].role == "tool":
-                end += 1
             place = {call: n for n, call in enumerate(message.calls)}
-            out.extend(sorted(sent[at:end], key=lambda result: place.get(result.answers or "", len(place))))
-            at = end
-    return out
+    return out + sorted(run, key=lambda result: place.get(result.answers or "", 0))
 
 
 async def _last_calls(svc: Services, turn: Turn, session: Session, current: Branch) -> Sequence[str]:
@@ -266,18 +260,15 @@ async def _stored_copies(
     ids: dict[str, str] = {}
     last_known = max((n for n in range(said.known) if sent[n].role == "assistant"), default=-1)
     for n, message in enumerate(sent):
+        answers = message.answers or ""
         if message.role == "assistant" and (n >= said.known or n == last_known):
             raw = await entries.stored(svc.db, turn.scope, session.id, message.digest)
             ids = dict(zip(message.calls, call_ids(raw) if raw and message.calls else (), strict=False))
             if raw is not None and n >= said.known:
-                out[n] = replace(message, raw=raw, calls=tuple(ids.values()))
-        elif (
-            message.role == "tool"
-            and n >= said.known
-            and ids.get(message.answers or "", message.answers) != message.answers
-        ):
-            value = message.value | {"tool_call_id": ids[message.answers or ""]}
-            out[n] = replace(message, raw=msgspec.json.encode(value), value=value, answers=ids[message.answers or ""])
+                out[n] = msgspec.structs.replace(message, raw=raw, calls=tuple(ids.values()))
+        elif message.role == "tool" and n >= said.known and ids.get(answers, answers) != answers:
+            value = message.value | {"tool_call_id": ids[answers]}
+            out[n] = Sent("tool", msgspec.json.encode(value), value, message.digest, answers=ids[answers])
     return out
 
 

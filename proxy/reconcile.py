@@ -9,7 +9,6 @@ of its entries, the longest head of the request that ends there; the rules below
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -22,8 +21,7 @@ EVIDENCE = ("assistant", "tool", "function")
 """Roles that show that a client resends: people repeat themselves, models and tools do not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(msgspec.Struct, frozen=True, gc=False):
     """A stretch of a branch, oldest first: `digests[0]` stands at `first`, the last one at the branch's end.
 
     `cut_short` maps an index to the text of a reply that broke off; such a reply equals any prefix or extension.
@@ -32,11 +30,10 @@ class Path:
     branch: int
     first: int
     digests: Sequence[bytes]
-    cut_short: Mapping[int, str] = field(default_factory=dict)
+    cut_short: Mapping[int, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True, gc=False):
     """The decision. The first `known` of the sent messages are stored already, the rest is new.
 
     `branch`: the branch to continue, or the one to start from; with `fork_at` a new branch starts after that seq.
@@ -131,8 +128,8 @@ def reconcile(paths: Sequence[Path], sent: Sequence[Sent], mode: Mode, is_stored
     longest = best[1][-1] if best[1] else 0
     if longest and (longest == len(sent) or _evidence(sent, longest)):
         return Said(best[0].branch, longest)
-    if not any(message.role in EVIDENCE for message in sent):
-        return Said(current, 0)
+    if sent[0].role == "tool" or not any(message.role in EVIDENCE for message in sent):
+        return Said(current, 0)  # results come first: they answer the last stored calls, whatever else they resemble
     edit = _edit(found, sent)
     if edit is not None:
         return edit

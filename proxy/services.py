@@ -8,9 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
+import msgspec
+
 from proxy.config import Config
 from proxy.context.tokens import Count
 from proxy.errors import Conflict
+from proxy.forwarded import Forwarded
 from proxy.store.database import Database
 from proxy.telemetry.log import Log
 from proxy.types import Options, Scope
@@ -18,8 +21,7 @@ from proxy.upstream.protocol import Headers, Upstream
 from proxy.upstream.route import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """One request of a session, parsed.
 
     `name`: the session as the client names it. `fields`: the body's top level, values as raw JSON, our keys taken out.
@@ -123,6 +125,7 @@ class Numbers:
 
     def __init__(self) -> None:
         self._promised: dict[tuple[int, str], list[int]] = {}
+        self._uuids: dict[tuple[int, str], str] = {}
 
     def promise(self, key: tuple[int, str], stored: int) -> int:
         """The next number after the stored ones and those promised."""
@@ -131,11 +134,16 @@ class Numbers:
         promised.append(number)
         return number
 
+    def uuid(self, key: tuple[int, str]) -> str:
+        """The UUID of a session that is being made: the same for all first turns that run at once."""
+        return self._uuids.setdefault(key, new_id())
+
     def release(self, key: tuple[int, str], number: int) -> None:
         promised = self._promised[key]
         promised.remove(number)
         if not promised:
             del self._promised[key]
+            self._uuids.pop(key, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +159,4 @@ class Services:
     queue: TurnQueue
     log: Log
     numbers: Numbers = field(default_factory=Numbers)
+    forwarded: Forwarded = field(default_factory=Forwarded)

@@ -59,4 +59,6 @@ def _ranks() -> bytes:
 def _encoding(data: bytes) -> tiktoken.Encoding:
     pairs = (line.split() for line in data.splitlines() if line)
     ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
-    return tiktoken.Encoding(name="o200k_base", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=SPECIAL)
+    made = tiktoken.Encoding(name="o200k_base", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=SPECIAL)
+    ranks.clear()  # the table lives in tiktoken's own code now; Python's copy of it is 30 MB
+    return made

@@ -4,14 +4,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import msgspec
 
 from proxy import recollect
 from proxy.compose import compose
 from proxy.context.assemble import Plan
 from proxy.errors import UpstreamError
 from proxy.keeping import Kept, keep, keep_cut_short
-from proxy.services import Services, Turn, new_id
+from proxy.services import Services, Turn
 from proxy.store import sessions
 from proxy.upstream import replay
 from proxy.upstream.exchange import exchange, kept_headers, read
@@ -20,8 +22,7 @@ from proxy.upstream.protocol import Answer, Call
 from proxy.upstream.relay import DONE, relay
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(msgspec.Struct, frozen=True, gc=False):
     """The first event: what the response's headers tell. `number` None: the turn is not stored. `plan` None: a retry
     that got its stored answer. `overhead_s`: the proxy's own time so far, waiting for others excluded."""
 
@@ -29,19 +30,17 @@ class Begin:
     number: int | None
     branch: int
     plan: Plan | None
-    upstream: Mapping[str, str] = field(default_factory=dict)
+    upstream: Mapping[str, str] = {}
     overhead_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """Whole events of the stream."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True, gc=False):
     """The last bytes of the answer; the turn is stored when this comes."""
 
     data: bytes
@@ -75,10 +74,9 @@ async def run(svc: Services, turn: Turn, client: Client) -> AsyncGenerator[Event
     """Begin, any number of Chunk, End. Raises ProxyError before Begin (nothing was sent) or after it (the stream
     breaks). Close it, or cancel the task that runs it, and the upstream is closed and the turn settled as G4 says."""
     clock = _Clock(0.0, turn.started)
-    found = await sessions.find(svc.db, turn.scope, turn.name)
-    name = turn.name if found is None else found[0].name or found[0].uuid
+    name = await _own_name(svc, turn)
     clock.pause()
-    observed = turn.options.mode == "observe"
+    observed = turn.options.mode == "observe" and not (turn.key or turn.retried)
     async with nullcontext() if observed else svc.queue.turn(turn.scope.tenant, name):
         clock.go_on()
         found = await sessions.find(svc.db, turn.scope, turn.name)
@@ -89,15 +87,22 @@ async def run(svc: Services, turn: Turn, client: Client) -> AsyncGenerator[Event
             return
         at = await recollect.find(svc, turn, found)
         composed = await compose(svc, turn, at)
-        uuid = new_id() if at.session is None else at.session.uuid
         key = (turn.scope.tenant, name)
         number = svc.numbers.promise(key, 0 if at.session is None else at.session.turns)
+        uuid = svc.numbers.uuid(key) if at.session is None else at.session.uuid
+        kept = Kept(at, composed, uuid, number, observed)
         try:
-            async with aclosing(_answered(svc, turn, client, Kept(at, composed, uuid, number), clock)) as events:
+            async with aclosing(_answered(svc, turn, client, kept, clock)) as events:
                 async for event in events:
                     yield event
         finally:
             svc.numbers.release(key, number)
+
+
+async def _own_name(svc: Services, turn: Turn) -> str:
+    """The name that the session's turns queue under: a session asked for by its UUID may have one of its own."""
+    found = await sessions.find(svc.db, turn.scope, turn.name) if sessions.is_uuid(turn.name) else None
+    return turn.name if found is None else found[0].name or found[0].uuid
 
 
 async def _answered(svc: Services, turn: Turn, client: Client, kept: Kept, clock: _Clock) -> AsyncGenerator[Event]:
@@ -108,7 +113,7 @@ async def _answered(svc: Services, turn: Turn, client: Client, kept: Kept, clock
     answer = await exchange(svc.upstreams[upstream.name], upstream, call, own_key=turn.scope.credential is None)
     fold = Fold()
     begin = _begin(turn, kept, answer, clock)
-    begun = False
+    begun = settling = False
     try:
         limit = svc.config.limits.answer_mb << 20
         if turn.stream and not _is_json(answer):
@@ -124,17 +129,18 @@ async def _answered(svc: Services, turn: Turn, client: Client, kept: Kept, clock
             fold.whole(body)
             last = replay.as_stream(body, turn.wants_usage) + DONE if turn.stream else body
         clock.go_on()
+        settling = True
         branch = await keep(svc, turn, kept, fold, body)
         if not begun:
             clock.pause()
             yield _begin(turn, kept, answer, clock, branch)
         yield End(last)
     except UpstreamError:
-        if begun and svc.config.sessions.on_upstream_break == "partial":
+        if begun and not settling and svc.config.sessions.on_upstream_break == "partial":
             await keep_cut_short(svc, turn, kept, fold)
         raise
     except (asyncio.CancelledError, GeneratorExit):
-        if begun and client.left and svc.config.sessions.on_disconnect == "partial":
+        if begun and not settling and client.left and svc.config.sessions.on_disconnect == "partial":
             await keep_cut_short(svc, turn, kept, fold)
         raise
     finally:

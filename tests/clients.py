@@ -1,4 +1,4 @@
-"""Random clients of one session, and the session as it has to be afterwards: the model that property tests compare with.
+"""Random clients of one session, and the session as it has to be afterwards: a model for property tests.
 
 A `Conversation` is a plain tree of lines. `step` draws a request of some client shape together with what the contract
 (section 6.2) makes of it: which line it stands on, what is new, whether a branch starts. It knows nothing of digests.
@@ -37,6 +37,8 @@ class Step:
     new: Sequence[Message]
     number: int
     mode: Mode = "auto"
+    repeats: bool = False
+    """A known text is added once more: from here on texts do not show where they stand."""
 
 
 @dataclass
@@ -49,6 +51,8 @@ class Conversation:
     current: int = 1
     turns: int = 0
     texts: int = 0
+    copied: bool = False
+    """Some texts stand on two lines at different places, so that a window may belong to either."""
     noise: bool = False
     """Clients echo with other spellings: white space, parts, lost fields, new ids, results in another order."""
 
@@ -102,7 +106,7 @@ class Conversation:
     def start(self, line: Sequence[Held], upto: int) -> int:
         """Where a window on a line may begin: not with a result, not with a system message."""
         places = [n for n in range(upto) if line[n].value["role"] not in ("tool", "system")]
-        return 0 if self.random.random() < 0.5 else self.random.choice(places or [0])
+        return 0 if self.copied or self.random.random() < 0.5 else self.random.choice(places or [0])
 
     def continues(self, shape: str, number: int, sent: Sequence[Message], new: Sequence[Message]) -> Step:
         return Step(shape, self.echo(sent, new), self.lines.get(number, []), new, number)
@@ -115,11 +119,23 @@ class Conversation:
     def echo(self, sent: Sequence[Message], new: Sequence[Message]) -> list[Message]:
         if not self.noise:
             return list(sent)
-        fresh = {id(message) for message in new}
+        every = [held for line in self.lines.values() for held in line]
+        known = {id(held.value) for held in every}
+        again = {id(message) for message in new}
+        short = {id(held.value) for held in every if held.short} - again
         ids: dict[str, str] = {}
-        out = [message if id(message) in fresh else self._spelt(message, ids) for message in sent]
+        out = []
+        for message in sent:
+            spelt = self._spelt(message, ids) if id(message) in known else message
+            out.append(self._longer_or_shorter(message) if id(message) in short else spelt)
         out = [_answering(message, ids) for message in out]
         return self._shuffled(out)
+
+    def _longer_or_shorter(self, message: Message) -> Message:
+        """What a client has of a reply that broke off: not always what the proxy has."""
+        text = message["content"]
+        kept = text[: self.random.randint(7, len(text))] if self.random.random() < 0.5 else text + " and more"
+        return {**message, "content": kept}
 
     def _spelt(self, message: Message, ids: dict[str, str]) -> Message:
         out = {key: value for key, value in message.items() if key != "reasoning_content"}
@@ -169,8 +185,17 @@ class Conversation:
         """The turn took place."""
         self.turns += 1
         new = [Held(value, self.turns, system=system) for value in step.new]
+        self.copied |= self._copies([*spoken(step.kept), *step.new], step.new)
         self.lines[step.number] = [*step.kept, *new, Held(reply, self.turns, short, system)]
         self.current = step.number
+
+
+    def _copies(self, line: Sequence[Message], new: Sequence[Message]) -> bool:
+        """Whether known messages are added at another place than where they stand."""
+        lines = [[id(held.value) for held in one] for one in self.lines.values()]
+        known = {mark for one in lines for mark in one}
+        marks = [id(value) for value in line]
+        return any(id(value) in known for value in new) and not any(one[: len(marks)] == marks for one in lines)
 
 
 def _answering(message: Message, ids: dict[str, str]) -> Message:
@@ -185,10 +210,6 @@ def spoken(line: Sequence[Held]) -> list[Message]:
 def evident(line: Sequence[Held]) -> bool:
     """Whether people who only talk could not have sent it."""
     return any(held.value["role"] in ("assistant", "tool") for held in line)
-
-
-def is_echo(held: Held) -> bool:
-    return held.value["role"] in ("assistant", "tool")
 
 
 # --- shapes: each draws a request, or None where the session has nothing to apply it to ---
@@ -277,9 +298,9 @@ def edit(c: Conversation) -> Step | None:
     if evident(line[first:at]):
         return c.forks("edit", [*head, *new], line[:at], new)
     sent = [*head, *new]
-    if any(is_echo(held) for held in [*line[first:at], *rest]):
+    if evident(rest):
         return c.forks("edit of the first message", sent, [], sent)
-    return c.continues("edit that shows no evidence", c.current, sent, sent)
+    return Step("edit that shows no evidence", sent, c.line, sent, c.current, repeats=True)
 
 
 def edit_answer(c: Conversation) -> Step | None:
@@ -311,7 +332,9 @@ def regenerate(c: Conversation) -> Step | None:
     sent = spoken(line[first : at + 1])
     if evident(line[first:at]):
         return c.forks("regeneration", sent, line[:at], sent[-1:])
-    return c.continues("regeneration that shows no evidence", c.current, sent, sent)
+    if sent == unanswered(c):
+        return after_a_break(c)
+    return Step("regeneration that shows no evidence", sent, c.line, sent, c.current, repeats=True)
 
 
 def _user(held: Held) -> bool:
@@ -320,14 +343,18 @@ def _user(held: Held) -> bool:
 
 def after_a_break(c: Conversation) -> Step | None:
     """The last reply broke off: the same new messages are sent again."""
-    line = c.line
-    if not line or not line[-1].short:
-        return None
-    own = [n for n, held in enumerate(line) if held.turn == line[-1].turn]
-    asked = spoken(line[own[0] : own[-1]])
+    asked = unanswered(c)
     if not asked or any(message["role"] != "user" for message in asked):
         return None
-    return c.forks("retry after a break", asked, line[: own[0]], asked)
+    return c.forks("retry after a break", asked, c.line[: -len(asked) - 1], asked)
+
+
+def unanswered(c: Conversation) -> list[Message]:
+    """The new messages of the last turn if its reply broke off."""
+    line = c.line
+    if not line or not line[-1].short:
+        return []
+    return spoken([held for held in line[:-1] if held.turn == line[-1].turn])
 
 
 def resend(c: Conversation) -> Step | None:

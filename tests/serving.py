@@ -14,6 +14,9 @@ from proxy import app, config
 from proxy.cli.serve import Server
 from proxy.edge.routes import Edge
 
+COUNTER = app.Counter()
+"""One tokenizer for all proxies of a test run: it takes a second to load."""
+
 
 @dataclass
 class Running:
@@ -33,7 +36,7 @@ class Running:
             connection.close()
 
 
-def settings(upstream: str, path: Path, **sections: Any) -> config.Config:
+def settings(upstream: str, path: Path, /, **sections: Any) -> config.Config:
     """A configuration for one scripted upstream; `sections` override, merged one level deep."""
     given: dict[str, Any] = {
         "server": {"port": 0},
@@ -53,11 +56,11 @@ def settings(upstream: str, path: Path, **sections: Any) -> config.Config:
 
 
 @asynccontextmanager
-async def proxy(upstream: str, folder: Path, **sections: Any) -> AsyncGenerator[Running]:
+async def proxy(upstream: str, folder: Path, /, **sections: Any) -> AsyncGenerator[Running]:
     """Serves until the block ends, then drains."""
     path = folder / "sessions.db"
     settled = settings(upstream, path, **sections)
-    async with app.opened(settled) as edge:
+    async with app.opened(settled, counter=COUNTER) as edge:
         server = Server(edge, settled)
         serving = asyncio.ensure_future(server.serve())
         await asyncio.wait_for(server.ready.wait(), 10)

@@ -65,6 +65,7 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 server_header=False,
                 date_header=False,
+                proxy_headers=False,
                 backlog=2048,
                 timeout_graceful_shutdown=5,
             )

@@ -1,17 +1,17 @@
 """Session, history, new messages and a budget -> what is sent, and the ledger that says why. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from proxy.context.overflow import RUNS_AS, STRATEGIES, Room
 from proxy.context.tokens import Count
-from proxy.context.transcript import Piece, repaired
+from proxy.context.transcript import RESULTS, Piece, repaired
 from proxy.errors import ContextTooLong
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
+class Material(msgspec.Struct, frozen=True, gc=False):
     """What a turn has to send. `history` is the newest part of the branch, oldest first; `before` counts the messages
     that stand before it and `before_tokens` their tokens. `detached`: its first piece is the newest user message, older
     than the rest and not next to it. `instructions`: JSON messages joined by commas."""
@@ -27,8 +27,7 @@ class Material:
     detached: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, gc=False):
     """The budget in raw tokens (None: no limit), the strategy asked for, and the cut that the last turn left."""
 
     budget: int | None
@@ -37,11 +36,13 @@ class Limits:
     evict_to: float
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What goes upstream: `messages` joined by commas without brackets; `cut` for the next turn; the ledger."""
+class Plan(msgspec.Struct, frozen=True, gc=False):
+    """What goes upstream: `messages` joined by commas without brackets, and the part of it that is history; `cut` for
+    the next turn; the ledger. `open_ended`: the history sent is not one stretch of the store, or waits for a result."""
 
     messages: bytes
+    past: bytes
+    open_ended: bool
     cut: int
     strategy: str
     budget: int | None
@@ -51,7 +52,9 @@ class Plan:
     history: int
     new: int
     dropped: int
-    segments: list[dict[str, Any]] = field(default_factory=list)
+    left_tokens: int
+    has_user: bool
+    segments: list[dict[str, Any]] = []
 
 
 def assemble(material: Material, limits: Limits, count: Count) -> Plan:
@@ -75,14 +78,15 @@ def assemble(material: Material, limits: Limits, count: Count) -> Plan:
     )
     kept = STRATEGIES[strategy](room)
     sent = history[kept.start :] if kept.user is None else [history[kept.user], *history[kept.start :]]
-    parts = [piece.raw for piece in sent]
-    parts.extend(piece.raw for piece in new)
-    if material.instructions:
-        parts.insert(0, material.instructions)
-    history_tokens = sum(piece.tokens for piece in sent)
+    past = sent[0].raw if len(sent) == 1 else b",".join([piece.raw for piece in sent])
+    parts = [part for part in (material.instructions, past) if part]
+    parts.extend([piece.raw for piece in new])
+    history_tokens = sum([piece.tokens for piece in sent])
     left = [piece for n, piece in enumerate(history[: kept.start]) if n != kept.user]
     return Plan(
         messages=b",".join(parts),
+        past=past,
+        open_ended=kept.user is not None or material.detached or _waits(new),
         cut=_cut(history, kept.start, material),
         strategy=strategy,
         budget=limits.budget,
@@ -91,7 +95,9 @@ def assemble(material: Material, limits: Limits, count: Count) -> Plan:
         tools=material.tools_tokens,
         history=history_tokens,
         new=new_tokens,
-        dropped=material.before + sum(1 for piece in left if piece.seq is not None),
+        dropped=material.before + sum([piece.count for piece in left if piece.seq is not None]),
+        left_tokens=sum([piece.tokens for piece in left]),
+        has_user=any(piece.role in ("user", "block") for piece in sent),
         segments=_segments(material, sent, left, new, new_tokens),
     )
 
@@ -123,9 +129,14 @@ def _border(pieces: Sequence[Piece], material: Material) -> int:
     return next((n for n, piece in enumerate(pieces) if id(piece) in fresh), len(pieces))
 
 
+def _waits(new: Sequence[Piece]) -> bool:
+    """Whether the history before the new messages has a call that they answer."""
+    return bool(new) and new[0].role in RESULTS
+
+
 def _must(history: Sequence[Piece], new: Sequence[Piece]) -> int:
     """Where the group begins that the first new messages answer; the history's end when they answer nothing."""
-    if not (new and new[0].role in ("tool", "function")):
+    if not _waits(new):
         return len(history)
     return max((n for n, piece in enumerate(history) if piece.role == "assistant"), default=len(history))
 
@@ -156,14 +167,15 @@ def _segments(
         out.append({"source": "system", "tokens": material.instructions_tokens, "kept": True, "reason": "instructions"})
     if material.tools_tokens:
         out.append({"source": "tools", "tokens": material.tools_tokens, "kept": True, "reason": "tools"})
-    older = material.before + len([piece for piece in left if piece.seq is not None])
+    older = material.before + sum([piece.count for piece in left if piece.seq is not None])
     if older:
         tokens = material.before_tokens + sum(piece.tokens for piece in left)
         out.append({"source": "history", "count": older, "tokens": tokens, "kept": False, "reason": "over budget"})
     if sent:
-        seqs = [piece.seq for piece in sent if piece.seq is not None]
-        span = {"from": min(seqs), "to": max(seqs)} if seqs else {}
-        tokens = sum(piece.tokens for piece in sent)
-        out.append({"source": "history", **span, "count": len(sent), "tokens": tokens, "kept": True, "reason": "fits"})
+        stored = [piece for piece in sent if piece.seq is not None]
+        span = {"from": stored[0].seq, "to": (stored[-1].seq or 0) + stored[-1].count - 1} if stored else {}
+        count = sum([piece.count for piece in sent])
+        tokens = sum([piece.tokens for piece in sent])
+        out.append({"source": "history", **span, "count": count, "tokens": tokens, "kept": True, "reason": "fits"})
     out.append({"source": "new", "count": len(new), "tokens": new_tokens, "kept": True, "reason": "new"})
     return out

@@ -6,15 +6,15 @@ a row in STRATEGIES and its tests.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+
+import msgspec
 
 from proxy.context.transcript import RESULTS, Piece
 from proxy.errors import ContextTooLong
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(msgspec.Struct, frozen=True, gc=False):
     """The history that could be sent, and the room for it. All numbers are raw tokens.
 
     `pieces`: the newest part of the history, oldest first, repaired. `budget`: for everything sent; `fixed`: system and
@@ -33,8 +33,7 @@ class Room:
     user: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True, gc=False):
     """Send `pieces[start:]`, and before them the newest user message at index `user` if that is not None."""
 
     start: int

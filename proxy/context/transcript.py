@@ -5,7 +5,6 @@ out only; the store keeps what was said. Upstreams answer 400 to anything else, 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -17,9 +16,11 @@ RESULTS = ("tool", "function")
 NO_RESULT = "No result was recorded for this tool call."
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One message of the forwarded list. `seq` is its place in the store; None for new and synthetic ones."""
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """One message of the forwarded list, or a block of `count` of them, joined by commas.
+
+    `seq` is its (first) place in the store; None for new and synthetic ones. A block holds no open call.
+    """
 
     role: str
     raw: bytes
@@ -27,6 +28,7 @@ class Piece:
     seq: int | None = None
     turn: int = 0
     calls: int = 0
+    count: int = 1
 
 
 class _Id(msgspec.Struct):

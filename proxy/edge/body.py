@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import msgspec
 from starlette.types import Receive
 
+from proxy.edge.deliver import Connection
 from proxy.errors import BadRequest, ProxyError, RequestTimeout, TooLarge
 
 Fields = dict[str, bytes]
@@ -30,19 +32,27 @@ class UnsupportedMedia(ProxyError):
     code = "unsupported_media_type"
 
 
-async def read(receive: Receive, headers: dict[bytes, bytes], limit: int, seconds: float) -> bytes:
-    """The request's body. Raises TooLarge, RequestTimeout or ClientLeft."""
+async def read(connection: Connection, headers: dict[bytes, bytes]) -> bytes:
+    """The request's body. Raises TooLarge, RequestTimeout (the sweep ends the wait) or ClientLeft."""
+    server = connection.config.server
+    limit = server.max_body_mb << 20
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)
+    connection.last = time.monotonic()
     try:
-        async with asyncio.timeout(seconds):
-            return await _whole(receive, limit)
-    except TimeoutError:
+        return await _whole(connection.receive, limit)
+    except asyncio.CancelledError:
+        if not connection.late:
+            raise
+        connection.task.uncancel()
         raise RequestTimeout(
-            f"the request's body did not arrive within {seconds:g} s; send it faster or raise server.body_timeout_s",
+            f"the request's body did not arrive within {server.body_timeout_s:g} s; send it faster or raise "
+            "server.body_timeout_s",
             headers={"connection": "close"},
         ) from None
+    finally:
+        connection.reading = False
 
 
 async def _whole(receive: Receive, limit: int) -> bytes:

@@ -1,8 +1,9 @@
 """Events of a turn -> one HTTP response; a client that leaves, a slow reader and a shutdown are cases of this file.
 
-The turn runs in the request's own task. A watcher beside it waits for the client's disconnect: it then marks the
-client as gone and cancels the turn, which closes the upstream and settles what is stored. It also keeps a silent
-stream alive with a comment, and gives up on a reader that takes nothing any more.
+The turn runs in the request's own task. A sweep of all open connections, ten times a second, does what would else be
+several timers for each request: it ends a body that does not come and a reader that takes nothing any more, keeps a
+silent stream alive with a comment, and starts a watcher for the client's disconnect. The watcher marks the client as
+gone and cancels the turn, which closes the upstream and settles what is stored.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 from starlette.types import Receive, Send
 
 from proxy.config import Config
@@ -23,35 +25,46 @@ from proxy.services import Services
 from proxy.turn import Chunk, Client, End
 
 RawHeaders = list[tuple[bytes, bytes]]
-
 First = TypeVar("First")
+
+SWEEP_S = 0.1
+"""How often the connections are looked at; a client's disconnect is seen within this time."""
 
 PING = b": ping\n"
 """One newline: with a blank line some SDKs take the comment for an empty event."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True, gc=False):
     """What a response starts with."""
 
     status: int
     headers: RawHeaders
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Connection:
-    """One request's way back: what was sent, and since when a send is waiting. Times are monotonic seconds."""
+    """One request's way back: how far it is, and since when it waits. Times are monotonic seconds.
+
+    `reading`: the body has not come yet; `late`: the sweep ended it for that. `client`: who is told when it leaves,
+    None while no turn runs.
+    """
 
     receive: Receive
     send: Send
     config: Config
+    task: asyncio.Task[None]
     status: int = 0
     outcome: str = "ok"
+    reading: bool = True
+    late: bool = False
     begun: bool = False
     over: bool = False
     comments: bool = False
     last: float = 0.0
     blocked_since: float | None = None
+    client: Client | None = None
+    watcher: asyncio.Future[None] | None = None
+    pinging: asyncio.Future[None] | None = None
 
     async def start(self, status: int, headers: RawHeaders) -> None:
         self.begun, self.status = True, status
@@ -62,6 +75,34 @@ class Connection:
         self.over = not more
         await self.send({"type": "http.response.body", "body": data, "more_body": more})
         self.blocked_since = None
+
+    def sweep(self, now: float) -> None:
+        """Looks at the connection; called ten times a second."""
+        server = self.config.server
+        if self.reading:
+            if now - self.last > server.body_timeout_s:
+                self.late = True
+                self.task.cancel()
+        elif self.client is not None and not self.over:
+            if self.watcher is None:
+                self.watcher = asyncio.ensure_future(self._watch())
+            if self.blocked_since is not None:
+                if now - self.blocked_since > server.send_timeout_s:
+                    self.leave(always=True)
+            elif self.comments and 0 < server.keepalive_comment_s <= now - self.last:
+                self.pinging = asyncio.ensure_future(self.write(PING))
+
+    async def _watch(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.leave(always=self.config.sessions.on_disconnect != "finish")
+
+    def leave(self, always: bool) -> None:
+        """The client is gone: the turn is told, and ended unless it may `finish` without one."""
+        if self.client is not None and not self.over and not self.client.left:
+            self.client.left = True
+            if always:
+                self.task.cancel()
 
 
 def log_request(svc: Services, request: Request, connection: Connection, facts: Mapping[str, object]) -> None:
@@ -87,27 +128,28 @@ async def deliver(
 ) -> None:
     """Sends the events: `head` makes the response's start of the first one. Raises ProxyError while nothing was sent;
     later the stream ends with an error event and no [DONE]."""
-    me = asyncio.current_task()
-    assert me is not None
-    watcher = asyncio.ensure_future(_watch(connection, client, me))
+    connection.client = client
     try:
         async with aclosing(events):
             await _send(events, connection, head)
     except asyncio.CancelledError:
         if client.left:
-            me.uncancel()
+            connection.task.uncancel()
             connection.outcome = "client_left"
             return
         if not connection.begun or connection.over:
             raise
-        me.uncancel()
-        await _break(connection, _stopping())
+        connection.task.uncancel()
+        await _break(connection, stopping())
     except ProxyError as failure:
         if not connection.begun:
             raise
         await _break(connection, failure)
     finally:
-        watcher.cancel()
+        connection.client = None
+        for beside in (connection.watcher, connection.pinging):
+            if beside is not None:
+                beside.cancel()
 
 
 async def _send(
@@ -142,35 +184,7 @@ async def _break(connection: Connection, failure: ProxyError) -> None:
             await connection.write(failures.event(failure), more=False)
 
 
-def _stopping() -> ProxyError:
-    return Unavailable("the server is stopping; nothing was stored, send the message again", code="shutting_down")
-
-
-async def _watch(connection: Connection, client: Client, turn: asyncio.Task[None]) -> None:
-    """Until the client leaves or the reader stalls; then cancels the turn (or lets it finish, if so configured)."""
-    server = connection.config.server
-    pause = min(server.keepalive_comment_s or server.send_timeout_s, server.send_timeout_s) / 3
-    leaving = asyncio.ensure_future(_left(connection.receive))
-    try:
-        while not (await asyncio.wait((leaving,), timeout=pause))[0]:
-            now = time.monotonic()
-            if connection.blocked_since is not None:
-                if now - connection.blocked_since > server.send_timeout_s:
-                    break
-            elif (
-                connection.comments
-                and server.keepalive_comment_s
-                and now - connection.last >= server.keepalive_comment_s
-            ):
-                await connection.write(PING)
-    finally:
-        leaving.cancel()
-    if not connection.over:
-        client.left = True
-        if connection.config.sessions.on_disconnect != "finish" or connection.blocked_since is not None:
-            turn.cancel()
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def stopping() -> ProxyError:
+    return Unavailable(
+        "the server is stopping; nothing was stored, send it again", code="shutting_down", headers={"Retry-After": "5"}
+    )

@@ -1,8 +1,9 @@
 """Request -> which session, with which options. Pure: headers and fields in, a name and options out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
+
+import msgspec
 
 from proxy.config import Sessions
 from proxy.edge.body import Fields, parsed
@@ -17,8 +18,7 @@ OURS = ("session", "conversation", "session_id")
 """Body keys that never reach an upstream."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """The session a request names, and the header that named it (None: the body did)."""
 
     name: str
@@ -30,17 +30,17 @@ def session_of(config: Sessions, headers: dict[bytes, bytes], fields: Fields) ->
 
     None means stateless. Raises BadRequest for a name that is not 1 to 256 printable ASCII characters.
     """
-    header = config.header.lower()
-    given = headers.get(header.encode())
+    header, aliases = config.naming
+    given = headers.get(header)
     if given is not None:
-        return Identity(_name(given.decode("latin-1"), config.header), header)
+        return Identity(_name(given.decode("latin-1"), config.header), config.header.lower())
     for key in ("session", "conversation"):
         if fields.get(key, b"null") != b"null":
             return Identity(_name(_id_in(parsed(fields, key), key), key), None)
-    for alias in config.aliases:
-        value = headers.get(alias.encode())
+    for alias in aliases:
+        value = headers.get(alias)
         if value:
-            return Identity(_name(value.decode("latin-1"), alias), alias)
+            return Identity(_name(value.decode("latin-1"), alias.decode()), alias.decode())
     if b"session_id" in fields.get("metadata", b""):
         metadata = parsed(fields, "metadata")
         if isinstance(metadata, dict) and metadata.get("session_id") is not None:

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from random import getrandbits
 
+import msgspec
 from starlette.types import Scope as AsgiScope
 
 from proxy.config import UpstreamConfig
-from proxy.services import new_id
 from proxy.types import Scope
 from proxy.upstream.protocol import Headers
 
@@ -25,8 +25,7 @@ FORWARDED = frozenset(
 FORWARDED_PREFIXES = (b"openai-", b"anthropic-")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """Method, path and headers of a request; `id` is the client's X-Request-Id or a new one, `started` monotonic."""
 
     method: str
@@ -46,18 +45,17 @@ def frame(scope: AsgiScope) -> Request:
 
 def request_id(headers: Mapping[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id", b"").decode("latin-1")
-    return given if 0 < len(given) <= 256 and given.isascii() and given.isprintable() else new_id()
+    return given if 0 < len(given) <= 256 and given.isascii() and given.isprintable() else f"req_{getrandbits(96):024x}"
 
 
 def upstream_headers(
     who: Scope, upstream: UpstreamConfig, headers: Mapping[bytes, bytes], media: bytes = b"application/json"
 ) -> Headers:
     """An allow-list: never credentials (but the upstream's own), cookies, X-Session-* or X-Forwarded-*."""
-    wanted = {name.lower().encode() for name in upstream.forward_headers}
     out = [
         (name, value)
         for name, value in headers.items()
-        if name in FORWARDED or name.startswith(FORWARDED_PREFIXES) or name in wanted
+        if name in FORWARDED or name.startswith(FORWARDED_PREFIXES) or name in upstream.forwarded
     ]
     if media:
         out.append((b"content-type", media))

@@ -6,6 +6,7 @@ request; everything else is ordinary Starlette.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
@@ -15,12 +16,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from proxy.edge import failures, health
+from proxy.edge.deliver import SWEEP_S, Connection, stopping
 from proxy.edge.openai import chat, passthrough
 from proxy.edge.request import request_id
 from proxy.errors import MethodNotAllowed, NotFound, ProxyError, Unavailable
 from proxy.services import Services
 
-Endpoint = Callable[[Services, Scope, Receive, Send], Awaitable[None]]
+Endpoint = Callable[[Services, Scope, Connection], Awaitable[None]]
 
 SETTLE_S = 5.0
 """How long a cancelled turn may take to close its upstream and tell its client."""
@@ -41,9 +43,10 @@ class Edge:
     def __init__(self, svc: Services, rest: Starlette) -> None:
         self.svc = svc
         self.rest = rest
-        self.running: set[asyncio.Task[None]] = set()
+        self.open: set[Connection] = set()
         self.draining = False
         self._idle = asyncio.Event()
+        self._sweeping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
@@ -56,31 +59,49 @@ class Edge:
             return
         task = asyncio.current_task()
         assert task is not None
-        self.running.add(task)
+        connection = Connection(receive, send, self.svc.config, task)
+        self.open.add(connection)
+        if not self._sweeping:
+            self._sweeping = True
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
         try:
-            await (endpoint or passthrough.other)(self.svc, scope, receive, send)
+            await (endpoint or passthrough.other)(self.svc, scope, connection)
+        except asyncio.CancelledError:
+            if not self.draining or connection.begun:
+                raise
+            task.uncancel()
+            await failures.respond(send, stopping(), {"x-request-id": request_id(dict(scope["headers"]))})
         finally:
-            self.running.discard(task)
-            if self.draining and not self.running:
+            self.open.discard(connection)
+            if self.draining and not self.open:
                 self._idle.set()
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for connection in tuple(self.open):
+            connection.sweep(now)
+        self._sweeping = bool(self.open)
+        if self.open:
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     async def drain(self, seconds: float) -> None:
         """Refuses new requests and waits for the running ones; after `seconds` they end with an error event."""
         self.draining = True
-        if not self.running:
+        if not self.open:
             return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
-        for task in list(self.running):
+        running = [connection.task for connection in self.open]
+        for task in running:
             task.cancel()
-        if self.running:
-            await asyncio.wait(list(self.running), timeout=SETTLE_S)
+        if running:
+            await asyncio.wait(running, timeout=SETTLE_S)
 
     def _refusal(self, scope: Scope, endpoint: Endpoint | None) -> ProxyError | None:
         """What is refused before anything is read."""
         if self.draining:
-            return Unavailable("the server is stopping; try again", code="shutting_down", headers={"Retry-After": "5"})
-        if len(self.running) >= self.svc.config.limits.concurrent_requests:
+            return stopping()
+        if len(self.open) >= self.svc.config.limits.concurrent_requests:
             return Unavailable(
                 "too many requests are running; try again, or raise limits.concurrent_requests",
                 code="overloaded",

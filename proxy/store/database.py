@@ -1,6 +1,6 @@
 """What the product asks of a database. One file per backend; every backend passes one suite of tests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, LiteralString, Protocol, TypeVar
 
 Value = int | str | bytes | None
@@ -21,8 +21,9 @@ class Database(Protocol):
         """The rows of a reading query, as of the last commit. For bounded reads over an index."""
         ...
 
-    async def transaction(self, work: Callable[[Tx], T]) -> T:
-        """Runs `work` in one transaction and returns its result after the commit is durable.
+    def transaction(self, work: Callable[[Tx], T]) -> Awaitable[T]:
+        """Runs `work` in one transaction; await its result, which comes after the commit is durable. The work is taken
+        on at the call: who stops waiting does not stop it.
 
         An exception from `work` undoes its statements alone, and is raised here.
         """

@@ -19,7 +19,7 @@ async def find(db: Database, scope: Scope, name: str) -> Found | None:
            WHERE s.tenant = ? AND s.name = ?""",
         (scope.tenant, name),
     )
-    if not rows and _is_uuid(name):
+    if not rows and is_uuid(name):
         rows = await db.all(
             """SELECT s.id, s.uuid, s.name, s.branch, s.branches, s.turns, s.token_budget, s.overflow,
                       b.branch, b.parent, b.forked_at, b.head, b.total, b.end_digest, b.end_status, b.last_turn,
@@ -31,7 +31,8 @@ async def find(db: Database, scope: Scope, name: str) -> Found | None:
     return (Session(*rows[0][:8]), Branch(*rows[0][8:])) if rows else None
 
 
-def _is_uuid(name: str) -> bool:
+def is_uuid(name: str) -> bool:
+    """Whether a name has the shape of a UUID."""
     return len(name) == 36 and name.count("-") == 4
 
 

@@ -17,7 +17,7 @@ import importlib.resources
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar
 
@@ -51,6 +51,7 @@ class Sqlite:
         self._pages = 0
         self._waiting: list[_Job] = []
         self._flushing = False
+        self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._disk = _Disk(path, full, owner=lock is not None)
@@ -61,20 +62,24 @@ class Sqlite:
         except apsw.Error as exc:
             raise _unavailable(exc) from exc
 
-    async def transaction(self, work: Callable[[Tx], T]) -> T:
+    def transaction(self, work: Callable[[Tx], T]) -> Awaitable[T]:
         loop = asyncio.get_running_loop()
         job = _Job(work, loop.create_future())
+        if self._closed:
+            job.done.set_exception(_unavailable(apsw.ConnectionClosedError("closed")))
+            return job.done
         self._waiting.append(job)
         if not self._flushing:
             self._flushing = True
             self._idle.clear()
             loop.call_soon(self._flush, loop, loop.time() + BUSY_S)
-        return await job.done
+        return job.done
 
     async def ready(self) -> None:
         await self.all("SELECT count(*) FROM tenants WHERE id = 1")
 
     async def close(self) -> None:
+        self._closed = True
         await self._idle.wait()
         self._connection.close()
         await asyncio.to_thread(self._disk.close)
@@ -117,25 +122,27 @@ class Sqlite:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             for job in group:
-                self._run(job)
+                self._run(job, alone=len(group) == 1)
             self._connection.execute("COMMIT")
         except apsw.Error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def _run(self, job: "_Job") -> None:
+    def _run(self, job: "_Job", alone: bool) -> None:
         """One job inside the group's transaction; its own error takes back its own statements only."""
         job.error = None
-        self._connection.execute("SAVEPOINT job")
+        if not alone:
+            self._connection.execute("SAVEPOINT job")
         try:
             job.result = job.work(self._tx)
         except _LOST:
             raise
         except Exception as exc:  # noqa: BLE001 - it belongs to the waiter, who is told after the commit
             job.error = exc
-            self._connection.execute("ROLLBACK TO job")
-        self._connection.execute("RELEASE job")
+            self._connection.execute("ROLLBACK; BEGIN" if alone else "ROLLBACK TO job")
+        if not alone:
+            self._connection.execute("RELEASE job")
 
 
 class _Disk:
@@ -234,12 +241,17 @@ def opened(url: str, *, synchronous: str = "full", own: bool = True) -> Sqlite:
     `own`: this process is the one that serves the file. A second owner gets BadConfig; other commands pass False.
     """
     path = file_of(url)
+    lock = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = owned(path) if own else None
         migrate(path)
         return Sqlite(str(path), synchronous == "full", lock)
-    except (OSError, apsw.Error) as exc:
+    except (OSError, apsw.Error, BadConfig) as exc:
+        if lock is not None:
+            os.close(lock)
+        if isinstance(exc, BadConfig):
+            raise
         raise BadConfig(f"storage.url: the file cannot be used ({type(exc).__name__}: {exc})") from exc
 
 

@@ -1,8 +1,9 @@
 """Turns: the one write of the hot path, and the answers kept for retries."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Sequence
+
+import msgspec
 
 from proxy.errors import Conflict, Unavailable
 from proxy.store.database import Database, Tx
@@ -13,8 +14,7 @@ PRUNE = 20
 """Old keys that one commit removes at the most, so that no turn pays for a backlog."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """All that one turn stores.
 
     `session` None: the session is made, as `name`. `branch` None with it. `fork_at`: a new branch starts after that
@@ -44,8 +44,7 @@ class Record:
     now: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True, gc=False):
     """The stored answer of an earlier request: the turn, its request's hash, the answer, and when (epoch ms)."""
 
     turn: int
@@ -75,10 +74,10 @@ async def sent_in(db: Database, scope: Scope, session: int, turn: int) -> tuple[
     return (rows[0][0], [digest for _, digest, status in rows if status == "complete"]) if rows else (0, [])
 
 
-async def append(db: Database, scope: Scope, record: Record) -> tuple[int, int]:
-    """Stores a turn in one transaction and returns its (branch, turn). Raises Conflict when the session is gone or has
-    moved on, Unavailable when the storage cannot commit."""
-    return await db.transaction(lambda tx: _append(tx, scope, record))
+def append(db: Database, scope: Scope, record: Record) -> Awaitable[tuple[int, int]]:
+    """Stores a turn in one transaction and gives its (session, branch). Raises Conflict when the session is gone,
+    Unavailable when it has moved on or the storage cannot commit."""
+    return db.transaction(lambda tx: _append(tx, scope, record))
 
 
 def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
@@ -86,6 +85,16 @@ def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
     instructions = _instructions(tx, scope, session, record)
     branch, head, total = _place(tx, scope, session, record)
     rows = record.messages
+    end = rows[-1]
+    moved = tx.all(
+        """UPDATE branches SET head = ?, total = ?, end_digest = ?, end_status = ?, last_turn = ?, cut = ?, cut_key = ?,
+                  instructions = ?
+           WHERE tenant = ? AND session = ? AND branch = ? AND head = ? RETURNING branch""",
+        (head + len(rows), total + sum([row.tokens for row in rows]), end.digest, end.status, record.number, record.cut,
+         record.cut_key, instructions, scope.tenant, session, branch, head),
+    )  # fmt: skip
+    if not moved:
+        raise _moved_on()
     for n, message in enumerate(rows, 1):
         total += message.tokens
         tx.all(
@@ -94,14 +103,6 @@ def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
             (scope.tenant, session, branch, head + n, record.number, message.role, message.tokens, total, message.calls,
              message.status, message.digest, message.raw),
         )  # fmt: skip
-    end = rows[-1]
-    tx.all(
-        """UPDATE branches SET head = ?, total = ?, end_digest = ?, end_status = ?, last_turn = ?, cut = ?, cut_key = ?,
-                  instructions = ?
-           WHERE tenant = ? AND session = ? AND branch = ?""",
-        (head + len(rows), total, end.digest, end.status, record.number, record.cut, record.cut_key, instructions,
-         scope.tenant, session, branch),
-    )  # fmt: skip
     tx.all(
         """INSERT INTO turns (tenant, session, turn, branch, first_seq, last_seq, status, model, instructions,
                               request_id, ledger, usage, created_at)
@@ -110,7 +111,7 @@ def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
          instructions, record.request_id, record.ledger, record.usage, record.now),
     )  # fmt: skip
     _keep_answer(tx, scope, session, record)
-    return branch, record.number
+    return session, branch
 
 
 def _session(tx: Tx, scope: Scope, record: Record) -> int:
@@ -147,16 +148,11 @@ def _number_of(record: Record) -> int:
 
 
 def _place(tx: Tx, scope: Scope, session: int, record: Record) -> tuple[int, int, int]:
-    """(branch, head, running total) to append after; makes the branch where it is new."""
+    """(branch, head, running total) to append after; makes the branch where it is new. A branch whose head is another
+    by now is refused by the update that follows."""
     number = _number_of(record)
     old = record.branch
     if old is not None and record.fork_at is None:
-        still = tx.all(
-            "SELECT 1 FROM branches WHERE tenant = ? AND session = ? AND branch = ? AND head = ?",
-            (scope.tenant, session, number, old.head),
-        )
-        if not still:
-            raise _moved_on()
         return number, old.head, old.total
     head, total, parent = record.fork_at or 0, record.fork_total, None if old is None else old.number
     rows = tx.all(
@@ -202,8 +198,8 @@ def _keep_answer(tx: Tx, scope: Scope, session: int, record: Record) -> None:
     )
     if record.key:
         tx.all(
-            """DELETE FROM replays WHERE (session, key) IN (
+            """DELETE FROM replays WHERE tenant = ? AND (session, key) IN (
                    SELECT session, key FROM replays INDEXED BY replays_age
-                   WHERE key <> '' AND created_at < ? ORDER BY created_at LIMIT ?)""",
-            (record.now - KEY_HOURS * 3_600_000, PRUNE),
+                   WHERE tenant = ? AND key <> '' AND created_at < ? ORDER BY created_at LIMIT ?)""",
+            (scope.tenant, scope.tenant, record.now - KEY_HOURS * 3_600_000, PRUNE),
         )

@@ -1,26 +1,41 @@
 """Logs: one JSON line for each request on stderr. Ids, counts and durations; never texts, headers or keys."""
 
+import asyncio
 import sys
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+FLUSH_S = 0.2
+"""Lines are written together: a write for each would cost a request more than making its line."""
 
-Log = Callable[..., None]
-"""log(level, event, **facts)"""
+_encode = msgspec.json.encode
 
 
-def logger(level: str) -> Log:
-    """A function that writes lines of at least this level."""
-    least = LEVELS[level]
-    encode = msgspec.json.encode
+class Log(Protocol):
+    """log(level, event, **facts)"""
 
-    def log(level: str, event: str, **facts: object) -> None:
-        if LEVELS[level] >= least:
-            line = {"time": round(time.time(), 3), "level": level, "event": event, **facts}
-            sys.stderr.buffer.write(encode(line) + b"\n")
+    def __call__(self, level: str, event: str, **facts: object) -> None: ...
+
+
+class Logger:
+    """Writes lines of at least a level. Call it in the event loop; `flush` at the end."""
+
+    def __init__(self, level: str) -> None:
+        self._least = LEVELS[level]
+        self._lines: list[bytes] = []
+
+    def __call__(self, level: str, event: str, **facts: object) -> None:
+        if LEVELS[level] < self._least:
+            return
+        if not self._lines:
+            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+        self._lines.append(_encode({"time": round(time.time(), 3), "level": level, "event": event, **facts}))
+
+    def flush(self) -> None:
+        if self._lines:
+            sys.stderr.buffer.write(b"\n".join(self._lines) + b"\n")
             sys.stderr.buffer.flush()
-
-    return log
+            self._lines.clear()

@@ -53,7 +53,7 @@ class Fold:
 
     @property
     def has_text(self) -> bool:
-        return bool(self._text.get(0))
+        return any(self._text.get(0, ()))
 
     def add(self, payload: bytes) -> bool:
         """Takes one chunk. True: it is nothing but the usage that the proxy asked for. Raises UpstreamBroken."""

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
@@ -17,8 +19,7 @@ class Timeouts:
     total: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, gc=False):
     """One HTTP request to an upstream. `path` is appended to the base URL's path, e.g. "/chat/completions".
 
     `headers` are complete but for Host, Content-Length and Connection, which the client writes.

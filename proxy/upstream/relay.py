@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncGenerator
 
-from proxy.errors import UpstreamBroken
+import msgspec
+
+from proxy.errors import UpstreamBroken, UpstreamError
 from proxy.upstream import wire
 from proxy.upstream.fold import Fold
 from proxy.upstream.protocol import Answer
@@ -23,28 +25,45 @@ async def relay(answer: Answer, fold: Fold, wants_usage: bool, limit: int) -> As
         size += len(data)
         if size > limit:
             raise UpstreamBroken("the upstream's answer is too long; raise limits.answer_mb", code="answer_too_large")
-        out, done = _taken(splitter.feed(data), fold, wants_usage)
-        if out:
-            yield out
-        if done:
+        taken = _take(splitter.feed(data), fold, wants_usage)
+        if taken.out:
+            yield b"".join(taken.out)
+        if taken.failure is not None:
+            raise taken.failure
+        if taken.done:
             return
-    out, done = _taken(splitter.feed(b"\n\n") if splitter.rest else [], fold, wants_usage)
-    if out:
-        yield out
-    if not (done or fold.finished):
+    taken = _take(splitter.feed(b"\n\n") if splitter.rest else [], fold, wants_usage)
+    if taken.out:
+        yield b"".join(taken.out)
+    if taken.failure is not None:
+        raise taken.failure
+    if not (taken.done or fold.finished):
         raise UpstreamBroken("the upstream's stream ended before the answer was finished; send the message again")
 
 
-def _taken(events: list[bytes], fold: Fold, wants_usage: bool) -> tuple[bytes, bool]:
-    """The events to pass on, folded, and whether [DONE] came. What precedes a broken event is passed on first."""
+class _Taken(msgspec.Struct):
+    """Events to pass on, whether [DONE] came, and the failure that followed them."""
+
     out: list[bytes] = []
+    done: bool = False
+    failure: UpstreamError | None = None
+
+
+def _take(events: list[bytes], fold: Fold, wants_usage: bool) -> _Taken:
+    """The events to pass on, folded. What precedes a broken event is passed on first."""
+    taken = _Taken()
     for event in events:
         payload = wire.payload(event)
         if payload is None:
             continue
         if payload == b"[DONE]":
-            return b"".join(out), True
-        if fold.add(payload) and not wants_usage:
-            continue
-        out.append(wire.relayable(event) or b"")
-    return out[0] if len(out) == 1 else b"".join(out), False
+            taken.done = True
+            break
+        try:
+            hidden = fold.add(payload)
+        except UpstreamError as failure:
+            taken.failure = failure
+            break
+        if wants_usage or not hidden:
+            taken.out.append(wire.relayable(event) or b"")
+    return taken

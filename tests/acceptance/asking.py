@@ -8,13 +8,14 @@ async with scripted_upstream(echoes()) as up, served(up, tmp_path) as proxied:
 import dataclasses
 import functools
 import json
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import apsw
 
 from proxy import tokenizer
 from proxy.context.tokens import Count
@@ -125,6 +126,17 @@ class Proxied:
             method, self.url + path, data=body, headers=headers, allow_redirects=False
         ) as response:
             return Reply(response.status, response.headers, await response.read())
+
+    @contextmanager
+    def locked(self) -> Generator[None]:
+        """Nobody else can write into the store meanwhile."""
+        other = apsw.Connection(str(self.running.path))
+        try:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.execute("ROLLBACK")
+        finally:
+            other.close()
 
     def stored(self, session: str, branch: int | None = None) -> list[str]:
         """A line of the conversation, of the current branch if no other is named; [] for an unknown session."""

@@ -26,14 +26,14 @@ def answers(data: bytes, kind: str = "application/json", length: int | None = No
 
 
 def streams(*events: object) -> Step:
-    """Two regular chunks, these events, a regular end."""
+    """Two regular chunks, these events (bytes as they are), a regular end."""
 
     async def step(exchange: Exchange) -> None:
         await exchange.start_stream()
         for part in ({"role": "assistant", "content": ""}, {"content": "one"}):
             await exchange.event(delta(exchange.request, part))
         for event in events:
-            await exchange.event(event)
+            await (exchange.chunk(event) if isinstance(event, bytes) else exchange.event(event))
         await exchange.event(delta(exchange.request, {}, "stop"))
         await exchange.event("[DONE]")
         await exchange.end()
@@ -119,7 +119,7 @@ FINE: dict[str, tuple[Step, str]] = {
     "line-separators": (says("a\u2028b\u0085c\x0bd\x0ce"), "a\u2028b\u0085c\x0bd\x0ce"),
     "json": (answers(dump({"id": "x", "choices": [{"index": 0, "message": assistant("hi"), "finish_reason": "stop"}]})),
              "hi"),
-    "comments": (streams(": nothing"), "one"),
+    "comments": (streams(b": nothing\n\n: more\n\n"), "one"),
     "unknown-fields": (streams({**choice(delta={"content": " two", "x": 1}), "y": {"z": 2}}), "one two"),
     "pair-in-two": (streams('{"choices":[{"index":0,"delta":{"content":"\\ud83c"}}]}',
                             '{"choices":[{"index":0,"delta":{"content":"\\udf88"}}]}'), "one🎈"),

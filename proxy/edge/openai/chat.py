@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from proxy import turn as turns
 from proxy.edge import auth, body, failures, identity
@@ -23,17 +23,15 @@ INSTRUCTIONS = ("system", "developer")
 KEY_LENGTH = 255
 
 
-async def completions(svc: Services, scope: Scope, receive: Receive, send: Send) -> None:
+async def completions(svc: Services, scope: Scope, connection: Connection) -> None:
     """The endpoint, called straight from the ASGI application: no router, no request object."""
     request = frame(scope)
     headers = request.headers
     session: dict[str, str] = {}
     facts: dict[str, object] = {}
-    connection = Connection(receive, send, svc.config)
     try:
-        server = svc.config.server
         who = await auth.scope_of(svc, headers)
-        raw = await body.read(receive, headers, server.max_body_mb << 20, server.body_timeout_s)
+        raw = await body.read(connection, headers)
         fields = body.fields(raw)
         named = identity.session_of(svc.config.sessions, headers, fields)
         if named is None:
@@ -45,7 +43,7 @@ async def completions(svc: Services, scope: Scope, receive: Receive, send: Send)
         await deliver(turns.run(svc, turn, client), client, connection, lambda begin: _head(turn, begin, facts))
     except ProxyError as failure:
         connection.status, connection.outcome = failure.status, failure.code or failure.type
-        await failures.respond(send, failure, {"x-request-id": request.id, **session})
+        await failures.respond(connection.send, failure, {"x-request-id": request.id, **session})
     except body.ClientLeft:
         connection.outcome = "client_left"
     finally:

@@ -4,7 +4,6 @@ import re
 from collections.abc import AsyncGenerator
 
 import msgspec
-from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from proxy.edge import auth, body, failures
@@ -111,16 +110,14 @@ def _visible(answer: Answer) -> RawHeaders:
     return out
 
 
-async def other(svc: Services, scope: AsgiScope, receive: Receive, send: Send) -> None:
+async def other(svc: Services, scope: AsgiScope, connection: Connection) -> None:
     """The other /v1 paths."""
     request = frame(scope)
     headers = request.headers
-    connection = Connection(receive, send, svc.config)
     try:
-        server = svc.config.server
         who = await auth.scope_of(svc, headers)
         path = _allowed(svc, request.path)
-        raw = await body.read(receive, headers, server.max_body_mb << 20, server.body_timeout_s)
+        raw = await body.read(connection, headers)
         if path == "models" and request.method == "GET":
             await _respond_models(svc, who, request, connection)
             return
@@ -131,7 +128,7 @@ async def other(svc: Services, scope: AsgiScope, receive: Receive, send: Send) -
         await deliver(_relayed(svc, who, target, call), Client(), connection, lambda head: _named(head, request))
     except ProxyError as failure:
         connection.status, connection.outcome = failure.status, failure.code or failure.type
-        await failures.respond(send, failure, {"x-request-id": request.id})
+        await failures.respond(connection.send, failure, {"x-request-id": request.id})
     except body.ClientLeft:
         connection.outcome = "client_left"
     finally:

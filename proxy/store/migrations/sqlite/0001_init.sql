@@ -117,4 +117,4 @@ CREATE TABLE replays (
     PRIMARY KEY (session, key)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX replays_age ON replays (created_at) WHERE key <> '';
+CREATE INDEX replays_age ON replays (tenant, created_at) WHERE key <> '';

@@ -189,7 +189,6 @@ class Conversation:
         self.lines[step.number] = [*step.kept, *new, Held(reply, self.turns, short, system)]
         self.current = step.number
 
-
     def _copies(self, line: Sequence[Message], new: Sequence[Message]) -> bool:
         """Whether known messages are added at another place than where they stand."""
         lines = [[id(held.value) for held in one] for one in self.lines.values()]

@@ -1,9 +1,8 @@
 """What is new in a request, and where it continues."""
 
 import base64
-import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -130,8 +129,7 @@ def sent_of(messages: Sequence[Message]) -> list[Sent]:
     for value in messages:
         place = place + 1 if value["role"] == "tool" else -1
         calls = tuple(call["id"] for call in value.get("tool_calls") or ())
-        raw = json.dumps(value).encode()
-        out.append(Sent(value["role"], raw, value, digest(value, max(place, 0)), calls, value.get("tool_call_id")))
+        out.append(Sent(value["role"], b"", value, digest(value, max(place, 0)), calls, value.get("tool_call_id")))
     return out
 
 
@@ -140,8 +138,11 @@ def path(number: int, line: Sequence[Message], short: dict[int, str] | None = No
 
 
 def decide(paths: Sequence[Path], sent: Sequence[Message], mode: Mode = "auto") -> Said:
-    stored = {mark for one in paths for mark in one.digests}
-    return reconcile(paths, sent_of(sent), mode, stored.__contains__)
+    return reconcile(paths, sent_of(sent), mode, _stored_in(paths))
+
+
+def _stored_in(paths: Iterable[Path]) -> Callable[[bytes], bool]:
+    return {mark for one in paths for mark in one.digests}.__contains__
 
 
 U1, A1, U2, A2, U3 = user("u1"), says("a1"), user("u2"), says("a2"), user("u3")
@@ -242,13 +243,13 @@ def follow(c: Conversation, step: Step) -> tuple[int, list[Message], list[Messag
     if not c.lines:
         return 1, [], list(step.sent)
     order = sorted(c.lines, key=lambda number: number != c.current)
-    paths = [_path(number, c.lines[number]) for number in order]
-    said = decide(paths, step.sent, step.mode)
+    paths = {number: _path(number, c.lines[number]) for number in order}
+    sent = sent_of(step.sent)
+    said = reconcile(list(paths.values()), sent, step.mode, _stored_in(paths.values()))
     line = spoken(c.lines[said.branch])
-    known = [message.digest for message in sent_of(step.sent)[: said.known]]
     at = len(line) if said.fork_at is None else said.fork_at
-    standing = [message.digest for message in sent_of(line)[at - said.known : at]]
-    assert standing == known, "what is taken for known does not stand where the request continues"
+    standing = paths[said.branch].digests[at - said.known : at]
+    assert standing == [message.digest for message in sent[: said.known]], "not known where the request continues"
     number = said.branch if said.fork_at is None else len(c.lines) + 1
     return number, line[:at], list(step.sent[said.known :])
 
@@ -282,6 +283,10 @@ def test_every_kind_of_client_finds_its_conversation_again_once_and_whole() -> N
     assert len(shapes) >= 15
 
 
+def marks(line: Sequence[Message]) -> list[bytes]:
+    return [message.digest for message in sent_of(line)]
+
+
 SAME_WHATEVER_IS_REPEATED = ("delta", "several", "append", "resend", "resend of an edit")
 
 
@@ -295,8 +300,8 @@ def test_repeated_texts_remove_nothing_and_the_newest_message_comes_last() -> No
                 continue
             current = c.current
             number, kept, new = follow(c, step)
-            line = [*kept, *new]
-            assert line[-1:] == list(step.sent[-1:]), (seed + n, step)
+            line = marks([*kept, *new])
+            assert line[-1:] == marks(step.sent)[-1:], (seed + n, step)
             if step.shape in SAME_WHATEVER_IS_REPEATED or (step.shape == "full" and step.number == current):
-                assert line == [*spoken(step.kept), *step.new], (seed + n, step)
+                assert line == marks([*spoken(step.kept), *step.new]), (seed + n, step)
             talk(c, Step(step.shape, step.sent, [Held(value, 0) for value in kept], new, number, step.mode))

@@ -95,14 +95,13 @@ class Sqlite:
         group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
         try:
             self._commit(group)
-        except apsw.BusyError as exc:
-            if loop.time() < deadline:  # another process writes: the loop goes on meanwhile
-                self._waiting = group + self._waiting
+        except apsw.Error as exc:
+            open_ones = [job for job in group if not job.settled]
+            if isinstance(exc, apsw.BusyError) and loop.time() < deadline and len(open_ones) == len(group):
+                self._waiting = group + self._waiting  # another process writes: the loop goes on meanwhile
                 loop.call_later(BUSY_STEP_S, self._flush, loop, deadline)
                 return
-            _fail(group, exc)
-        except apsw.Error as exc:
-            _fail(group, exc)
+            _fail(open_ones, exc)
         self._disk.sync(self._pages >= CHECKPOINT_PAGES, lambda error: self._synced(loop, group, error))
         self._pages = 0 if self._pages >= CHECKPOINT_PAGES else self._pages
 
@@ -118,31 +117,32 @@ class Sqlite:
             self._idle.set()
 
     def _commit(self, group: "list[_Job]") -> None:
-        """One transaction for the group. Raises apsw.Error when it is not committed; no job has a result then."""
+        """One transaction for the group. Raises apsw.Error when nothing is committed.
+
+        An error of one job undoes the group, which then runs again job by job: work is repeatable, and a savepoint for
+        each job would cost every group what only a failing one needs.
+        """
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             for job in group:
-                self._run(job, alone=len(group) == 1)
+                job.result = job.work(self._tx)
             self._connection.execute("COMMIT")
-        except apsw.Error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-
-    def _run(self, job: "_Job", alone: bool) -> None:
-        """One job inside the group's transaction; its own error takes back its own statements only."""
-        job.error = None
-        if not alone:
-            self._connection.execute("SAVEPOINT job")
-        try:
-            job.result = job.work(self._tx)
+            for job in group:
+                job.settled = True
         except _LOST:
+            self._rollback()
             raise
-        except Exception as exc:  # noqa: BLE001 - it belongs to the waiter, who is told after the commit
-            job.error = exc
-            self._connection.execute("ROLLBACK; BEGIN" if alone else "ROLLBACK TO job")
-        if not alone:
-            self._connection.execute("RELEASE job")
+        except Exception as exc:  # noqa: BLE001 - it belongs to the waiter, who is told below
+            self._rollback()
+            if len(group) == 1:
+                group[0].error, group[0].settled = exc, True
+                return
+            for job in group:
+                self._commit([job])
+
+    def _rollback(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
 
 class _Disk:
@@ -200,13 +200,15 @@ class _Writing:
 class _Job:
     """One transaction that waits for its commit."""
 
-    __slots__ = ("done", "error", "result", "work")
+    __slots__ = ("done", "error", "result", "settled", "work")
 
     def __init__(self, work: Callable[[Tx], Any], done: asyncio.Future[Any]) -> None:
         self.work = work
         self.done = done
         self.result: Any = None
         self.error: BaseException | None = None
+        self.settled = False
+        """Whether it is decided: committed, or refused by its own error."""
 
     def settle(self) -> None:
         if self.done.done():
@@ -214,7 +216,7 @@ class _Job:
         if self.error is None:
             self.done.set_result(self.result)
         else:
-            self.done.set_exception(self.error)
+            self.done.set_exception(_unavailable(self.error) if isinstance(self.error, apsw.Error) else self.error)
 
 
 def _fail(group: list[_Job], exc: Exception) -> None:
@@ -222,9 +224,9 @@ def _fail(group: list[_Job], exc: Exception) -> None:
         job.error = job.error or _unavailable(exc)
 
 
-def _unavailable(exc: Exception) -> ProxyError:
+def _unavailable(exc: BaseException) -> ProxyError:
     return Unavailable(
-        f"the storage cannot do this now ({type(exc).__name__}); nothing was stored, try again",
+        f"the storage cannot do this now ({type(exc).__name__}); nothing is promised to be stored, try again",
         code="storage_unavailable",
         headers={"Retry-After": "1"},
     )

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Sequence
 import msgspec
 
 from proxy.errors import Conflict, Unavailable
-from proxy.store.database import Database, Tx
+from proxy.store.database import Database, Tx, Value
 from proxy.types import Branch, Instructions, Message, Scope, Session, Status
 
 KEY_HOURS = 24
@@ -55,10 +55,17 @@ class Answered(msgspec.Struct, frozen=True, gc=False):
 
 async def answered(db: Database, scope: Scope, session: int, key: str) -> Answered | None:
     """What was answered under an Idempotency-Key; the latest turn's answer for an empty key."""
-    rows = await db.all(
-        "SELECT turn, request, answer, created_at FROM replays WHERE tenant = ? AND session = ? AND key = ?",
-        (scope.tenant, session, key),
-    )
+    if key:
+        rows = await db.all(
+            "SELECT turn, request, answer, created_at FROM replays WHERE tenant = ? AND session = ? AND key = ?",
+            (scope.tenant, session, key),
+        )
+    else:
+        rows = await db.all(
+            """SELECT turns, request, answer, updated_at FROM sessions
+               WHERE tenant = ? AND id = ? AND answer IS NOT NULL""",
+            (scope.tenant, session),
+        )
     return Answered(*rows[0]) if rows else None
 
 
@@ -95,14 +102,12 @@ def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
     )  # fmt: skip
     if not moved:
         raise _moved_on()
+    values: list[Value] = []
     for n, message in enumerate(rows, 1):
         total += message.tokens
-        tx.all(
-            """INSERT INTO entries (tenant, session, branch, seq, turn, role, tokens, total, calls, status, digest, raw)
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-            (scope.tenant, session, branch, head + n, record.number, message.role, message.tokens, total, message.calls,
-             message.status, message.digest, message.raw),
-        )  # fmt: skip
+        values += (scope.tenant, session, branch, head + n, record.number, message.role, message.tokens, total,
+                   message.calls, message.status, message.digest, message.raw)  # fmt: skip
+    _insert(tx, values)
     tx.all(
         """INSERT INTO turns (tenant, session, turn, branch, first_seq, last_seq, status, model, instructions,
                               request_id, ledger, usage, created_at)
@@ -114,22 +119,48 @@ def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
     return session, branch
 
 
+COLUMNS = 12
+
+
+def _insert(tx: Tx, values: list[Value]) -> None:
+    """The entries, in pairs where it goes: a question and its answer are one statement."""
+    pair = 2 * COLUMNS
+    for at in range(0, len(values), pair):
+        row = values[at : at + pair]
+        if len(row) == pair:
+            tx.all(
+                """INSERT INTO entries (tenant, session, branch, seq, turn, role, tokens, total, calls, status, digest,
+                                        raw)
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                row,
+            )
+        else:
+            tx.all(
+                """INSERT INTO entries (tenant, session, branch, seq, turn, role, tokens, total, calls, status, digest,
+                                        raw)
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                row,
+            )
+
+
 def _session(tx: Tx, scope: Scope, record: Record) -> int:
     """The session's number; made here for a first turn, so that a failed one leaves nothing."""
     if record.session is None:
         rows = tx.all(
-            """INSERT INTO sessions (tenant, uuid, name, branch, branches, turns, created_at, updated_at)
-               VALUES (?, ?, ?, 1, 1, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id""",
-            (scope.tenant, record.uuid, record.name, record.number, record.now, record.now),
+            """INSERT INTO sessions (tenant, uuid, name, branch, branches, turns, created_at, updated_at, request,
+                                     answer)
+               VALUES (?, ?, ?, 1, 1, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id""",
+            (scope.tenant, record.uuid, record.name, record.number, record.now, record.now, *_latest(record)),
         )
         if not rows:
             raise _moved_on()
         return rows[0][0]
     rows = tx.all(
-        """UPDATE sessions SET turns = max(turns, ?), branch = ?, branches = branches + ?, updated_at = ?
+        """UPDATE sessions SET turns = max(turns, ?), branch = ?, branches = branches + ?, updated_at = ?, request = ?,
+                  answer = ?
            WHERE tenant = ? AND id = ? RETURNING id""",
-        (record.number, _number_of(record), int(record.fork_at is not None), record.now, scope.tenant,
-         record.session.id),
+        (record.number, _number_of(record), int(record.fork_at is not None), record.now, *_latest(record),
+         scope.tenant, record.session.id),
     )  # fmt: skip
     if not rows:
         raise Conflict(
@@ -188,18 +219,22 @@ def _instructions(tx: Tx, scope: Scope, session: int, record: Record) -> int | N
     return rows[0][0]
 
 
+def _latest(record: Record) -> tuple[bytes | None, bytes | None]:
+    """The request and its answer for the session's row; a turn with a key keeps them under that."""
+    return (None, None) if record.key or not record.answer else (record.request, record.answer)
+
+
 def _keep_answer(tx: Tx, scope: Scope, session: int, record: Record) -> None:
-    if not record.answer:
+    """Under the Idempotency-Key, and removes a few old ones. A key that is taken is an error: nothing is stored."""
+    if not (record.key and record.answer):
         return
     tx.all(
-        """INSERT OR REPLACE INTO replays (tenant, session, key, turn, request, answer, created_at)
+        """INSERT INTO replays (tenant, session, key, turn, request, answer, created_at)
            VALUES (?, ?, ?, ?, ?, ?, ?)""",
         (scope.tenant, session, record.key, record.number, record.request, record.answer, record.now),
     )
-    if record.key:
-        tx.all(
-            """DELETE FROM replays WHERE tenant = ? AND (session, key) IN (
-                   SELECT session, key FROM replays INDEXED BY replays_age
-                   WHERE tenant = ? AND key <> '' AND created_at < ? ORDER BY created_at LIMIT ?)""",
-            (scope.tenant, scope.tenant, record.now - KEY_HOURS * 3_600_000, PRUNE),
-        )
+    tx.all(
+        """DELETE FROM replays WHERE tenant = ? AND (session, key) IN (
+               SELECT session, key FROM replays WHERE tenant = ? AND created_at < ? ORDER BY created_at LIMIT ?)""",
+        (scope.tenant, scope.tenant, record.now - KEY_HOURS * 3_600_000, PRUNE),
+    )

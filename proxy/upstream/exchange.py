@@ -17,7 +17,8 @@ KEPT = ("retry-after", "retry-after-ms", "x-should-retry", "x-ratelimit-", "open
 
 
 async def exchange(upstream: Upstream, settings: UpstreamConfig, call: Call, own_key: bool) -> Answer:
-    """An answer with a status below 400, to be closed by the caller. Raises UpstreamError for everything else.
+    """A 2xx answer, to be closed by the caller. Raises UpstreamError for everything else, redirects among it: they
+    would show a client where the upstream is, and take its key there.
 
     `own_key`: the call carries the proxy's key, so that 401 and 403 are not the client's fault (502).
     """
@@ -26,7 +27,7 @@ async def exchange(upstream: Upstream, settings: UpstreamConfig, call: Call, own
         attempt += 1
         try:
             answer = await upstream.send(call)
-            if answer.status < 400:
+            if answer.status < 300:
                 return answer
             failure: UpstreamError = await refusal(answer, own_key)
             status = answer.status
@@ -50,6 +51,11 @@ async def refusal(answer: Answer, own_key: bool) -> UpstreamError:
     if answer.status in (401, 403) and own_key:
         return UpstreamError(
             "the upstream refused the proxy's own key; check upstreams[].api_key", code="upstream_auth_error"
+        )
+    if answer.status < 400:
+        return UpstreamError(
+            "the upstream answered with a redirect; set upstreams[].base_url to where it points",
+            code="upstream_redirected",
         )
     message, envelope = _envelope(body)
     status = answer.status if 400 <= answer.status < 600 else 502

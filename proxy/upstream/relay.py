@@ -54,8 +54,8 @@ def _take(events: list[bytes], fold: Fold, wants_usage: bool) -> _Taken:
     taken = _Taken()
     for event in events:
         payload = wire.payload(event)
-        if payload is None:
-            continue
+        if payload is None or payload.startswith(b":"):
+            continue  # a comment; some servers write theirs as data
         if payload == b"[DONE]":
             taken.done = True
             break

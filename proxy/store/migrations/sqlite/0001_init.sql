@@ -27,7 +27,10 @@ CREATE TABLE sessions (
     token_budget INTEGER,
     overflow TEXT,
     created_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL
+    updated_at INTEGER NOT NULL,
+    -- The latest turn's answer, for an SDK that sends its request again; on this row, which every turn writes anyway.
+    request BLOB,
+    answer BLOB
 ) STRICT;
 
 CREATE UNIQUE INDEX sessions_uuid ON sessions (tenant, uuid);
@@ -105,7 +108,7 @@ CREATE TABLE turns (
     PRIMARY KEY (session, turn)
 ) STRICT, WITHOUT ROWID;
 
--- Answers kept for retries: one slot with an empty key for the latest turn, one for each Idempotency-Key.
+-- Answers kept for retries under an Idempotency-Key.
 CREATE TABLE replays (
     tenant INTEGER NOT NULL,
     session INTEGER NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
@@ -117,4 +120,4 @@ CREATE TABLE replays (
     PRIMARY KEY (session, key)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX replays_age ON replays (tenant, created_at) WHERE key <> '';
+CREATE INDEX replays_age ON replays (tenant, created_at);

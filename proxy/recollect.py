@@ -86,13 +86,13 @@ async def find(svc: Services, turn: Turn, found: sessions.Found | None) -> Found
     branch = lines[said.branch][0]
     said = await _superseding(svc, turn, session, branch, said, sent)
     line = lines[said.branch][1]
-    fork_total = 0
+    end = None
     if said.fork_at is not None:
         line = _until(line, said.fork_at)
-        if line:
-            fork_total = await entries.total_at(svc.db, turn.scope, session.id, line[0][0], line[0][2])
-    standing = await _instructions(svc, turn, session, branch, said, line)
-    sent = await _stored_copies(svc, turn, session, said, sent)
+        end = await entries.at(svc.db, turn.scope, session.id, line, said.fork_at)
+    standing = await _instructions(svc, turn, session, branch, said, end)
+    sent = await _stored_copies(svc, turn, session, said, sent, line)
+    fork_total = 0 if end is None else end.total
     return Found(session, branch, sent, said.known, said.fork_at, fork_total, line, standing)
 
 
@@ -250,7 +250,7 @@ async def _superseding(
 
 
 async def _stored_copies(
-    svc: Services, turn: Turn, session: Session, said: Said, sent: Sequence[Sent]
+    svc: Services, turn: Turn, session: Session, said: Said, sent: Sequence[Sent], line: Sequence[entries.Segment]
 ) -> Sequence[Sent]:
     """The new messages with what is stored in place of a client's echo of it: an echoed answer that lost vendor fields
     goes up as the model wrote it, and a result answers its call under the id that the model gave."""
@@ -259,10 +259,15 @@ async def _stored_copies(
     out = list(sent)
     ids: dict[str, str] = {}
     last_known = max((n for n in range(said.known) if sent[n].role == "assistant"), default=-1)
+    end = line[0][2] if line else 0
     for n, message in enumerate(sent):
         answers = message.answers or ""
         if message.role == "assistant" and (n >= said.known or n == last_known):
-            raw = await entries.stored(svc.db, turn.scope, session.id, message.digest)
+            if n == last_known:  # where the request continues, not where the same call was made on another branch
+                entry = await entries.at(svc.db, turn.scope, session.id, line, end - (said.known - 1 - n))
+                raw = None if entry is None else entry.raw
+            else:
+                raw = await entries.stored(svc.db, turn.scope, session.id, message.digest)
             ids = dict(zip(message.calls, call_ids(raw) if raw and message.calls else (), strict=False))
             if raw is not None and n >= said.known:
                 out[n] = msgspec.structs.replace(message, raw=raw, calls=tuple(ids.values()))
@@ -273,17 +278,14 @@ async def _stored_copies(
 
 
 async def _instructions(
-    svc: Services, turn: Turn, session: Session, branch: Branch, said: Said, line: Sequence[entries.Segment]
+    svc: Services, turn: Turn, session: Session, branch: Branch, said: Said, end: Entry | None
 ) -> Instructions:
     """The instructions in force: the branch's, or those of the turn after which it forks."""
     if turn.system is not None:
         return Instructions()
     number = branch.instructions
     if said.fork_at is not None:
-        number = None
-        if line:
-            at = await entries.turn_of(svc.db, turn.scope, session.id, line[0][0], line[0][2])
-            number = await sessions.instructions_at(svc.db, turn.scope, session.id, at or 0)
+        number = None if end is None else await sessions.instructions_at(svc.db, turn.scope, session.id, end.turn)
     if number is None:
         return Instructions()
     return await sessions.instructions(svc.db, turn.scope, session.id, number)

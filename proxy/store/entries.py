@@ -103,19 +103,14 @@ async def stored(db: Database, scope: Scope, session: int, digest: bytes) -> byt
     return rows[0][0] if rows else None
 
 
-async def turn_of(db: Database, scope: Scope, session: int, branch: int, seq: int) -> int | None:
-    """The turn that stored the entry at a place."""
-    rows = await db.all(
-        "SELECT turn FROM entries WHERE tenant = ? AND session = ? AND branch = ? AND seq = ?",
-        (scope.tenant, session, branch, seq),
-    )
-    return rows[0][0] if rows else None
-
-
-async def total_at(db: Database, scope: Scope, session: int, branch: int, seq: int) -> int:
-    """The running total of tokens up to and with the entry at a place; 0 where there is none."""
-    rows = await db.all(
-        "SELECT total FROM entries WHERE tenant = ? AND session = ? AND branch = ? AND seq = ?",
-        (scope.tenant, session, branch, seq),
-    )
-    return rows[0][0] if rows else 0
+async def at(db: Database, scope: Scope, session: int, line: Sequence[Segment], seq: int) -> Entry | None:
+    """The entry at a place of a line."""
+    for branch, first, last in line:
+        if first <= seq <= last:
+            rows = await db.all(
+                """SELECT seq, role, raw, tokens, total, calls, turn, status FROM entries
+                   WHERE tenant = ? AND session = ? AND branch = ? AND seq = ?""",
+                (scope.tenant, session, branch, seq),
+            )
+            return Entry(*rows[0]) if rows else None
+    return None

@@ -150,6 +150,7 @@ class _Disk:
 
     def __init__(self, path: str, full: bool, owner: bool) -> None:
         self._wal = os.open(path + "-wal", os.O_RDWR | os.O_CREAT, 0o644)
+        _sync_folder(Path(path).parent)  # the names of new files last only once their folder is on the disk
         self._connection = _connect(path) if owner else None
         self._full = full
         self._asked: queue.SimpleQueue[tuple[bool, Callable[[OSError | None], None]] | None] = queue.SimpleQueue()
@@ -185,6 +186,14 @@ class _Disk:
             if checkpoint and self._connection is not None:
                 with contextlib.suppress(apsw.Error):  # a reader is in the way, or the disk is full: the next one tries
                     self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class _Writing:

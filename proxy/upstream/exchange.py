@@ -13,7 +13,7 @@ from proxy.upstream.protocol import Answer, Call, Upstream
 ERROR_BODY = 1 << 20
 """Bytes of an error answer that are read at the most."""
 
-KEPT = ("retry-after", "retry-after-ms", "x-should-retry", "x-ratelimit-", "openai-")
+KEPT = (b"retry-after", b"x-should-retry", b"x-ratelimit-", b"openai-")
 
 
 async def exchange(upstream: Upstream, settings: UpstreamConfig, call: Call, own_key: bool) -> Answer:
@@ -63,12 +63,14 @@ async def refusal(answer: Answer, own_key: bool) -> UpstreamError:
 
 
 def kept_headers(answer: Answer) -> dict[str, str]:
-    """What of an upstream's headers a client may see beside the body."""
-    return {
-        name.decode("latin-1"): value.decode("latin-1")
-        for name, value in answer.headers
-        if name.decode("latin-1").startswith(KEPT)
-    }
+    """What of an upstream's headers a client may see beside the body; its request id under a name of its own."""
+    out: dict[str, str] = {}
+    for name, value in answer.headers:
+        if name == b"x-request-id":
+            out["x-upstream-request-id"] = value.decode("latin-1")
+        elif name.startswith(KEPT):
+            out[name.decode("latin-1")] = value.decode("latin-1")
+    return out
 
 
 async def read(answer: Answer, limit: int) -> bytes:

@@ -44,8 +44,9 @@ class Lab:
         server.process.settle()
 
     def warm(self, server: Server) -> None:
-        """A few hundred unmeasured requests."""
+        """A few hundred unmeasured requests, with and without a session: the proxy loads its tokenizer at the first."""
         self.load.run(Job(server.port, "stateless", each=self.size(20, 5)), server)
+        self.load.run(Job(server.port, "turn", each=self.size(20, 5), session="warm"), server)
         server.process.settle()
 
     def run(self, server: Server, job: Job) -> Measured:

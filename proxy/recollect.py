@@ -81,7 +81,7 @@ async def find(svc: Services, turn: Turn, found: sessions.Found | None) -> Found
         return Found(None, None, _read(turn, ()), 0, None, 0, (), Instructions())
     session, current = found
     sent = _read(turn, await _last_calls(svc, turn, session, current))
-    lines = await _lines(svc, turn.scope, session, current, sent)
+    lines = await _lines(svc, turn, session, current, sent)
     said = await _match(svc, turn, session, lines, sent)
     branch = lines[said.branch][0]
     said = await _superseding(svc, turn, session, branch, said, sent)
@@ -149,12 +149,12 @@ Lines = dict[int, tuple[Branch, list[entries.Segment]]]
 """The branches that a request may continue, the current one first, each with its line."""
 
 
-async def _lines(svc: Services, scope: Scope, session: Session, current: Branch, sent: Sequence[Sent]) -> Lines:
+async def _lines(svc: Services, turn: Turn, session: Session, current: Branch, sent: Sequence[Sent]) -> Lines:
     if session.branches == 1:
         return {current.number: (current, _line({current.number: current}, current))}
-    every = await sessions.branches(svc.db, scope, session.id)
+    every = await sessions.branches(svc.db, turn.scope, session.id)
     order = sorted(every, key=lambda number: (number != current.number, -number))
-    if not any(message.role in EVIDENCE for message in sent):
+    if turn.options.mode != "resend" and not any(message.role in EVIDENCE for message in sent):
         ends = sent[-1].digest if sent else b""
         order = [number for number in order if number == current.number or every[number].end_digest == ends]
     return {number: (every[number], _line(every, every[number])) for number in order}

@@ -21,8 +21,8 @@ from proxy.config import Config
 from proxy.edge import failures
 from proxy.edge.request import Request
 from proxy.errors import ProxyError, Unavailable
+from proxy.events import Chunk, Client, End
 from proxy.services import Services
-from proxy.turn import Chunk, Client, End
 
 RawHeaders = list[tuple[bytes, bytes]]
 First = TypeVar("First")

@@ -14,8 +14,8 @@ from proxy.edge.identity import Identity
 from proxy.edge.openai import passthrough
 from proxy.edge.request import Request, frame, upstream_headers
 from proxy.errors import BadRequest, ProxyError
+from proxy.events import Begin, Client
 from proxy.services import Services, Turn, epoch_ms
-from proxy.turn import Begin, Client
 from proxy.types import Scope as Tenant
 from proxy.upstream.route import route
 

@@ -11,8 +11,8 @@ from proxy.edge.body import Fields
 from proxy.edge.deliver import Connection, Head, RawHeaders, deliver, log_request
 from proxy.edge.request import Request, frame, upstream_headers
 from proxy.errors import NotFound, ProxyError, UpstreamBroken, UpstreamError
+from proxy.events import Chunk, Client, End
 from proxy.services import Services
-from proxy.turn import Chunk, Client, End
 from proxy.types import Scope
 from proxy.upstream.exchange import exchange, read
 from proxy.upstream.protocol import Answer, Call

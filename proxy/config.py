@@ -52,6 +52,7 @@ class Server:
     drain_timeout_s: float = 30.0
     keepalive_comment_s: float = 15.0
     allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,13 @@ _encode = msgspec.json.encode
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
-    """A turn on its way into the store: where it stands, what was composed, the session's UUID, the turn's number."""
+    """A turn on its way into the store: where it stands, what was composed, the session's UUID and the
+    name its turns queue under, the turn's number."""
 
     at: Found
     composed: Composed
     uuid: str
+    name: str
     number: int
     observed: bool = False
     """Whether the turn ran beside others and takes its place in the session only now."""
@@ -76,7 +78,7 @@ async def _append(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: F
 
 async def _append_observed(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> int:
     """Observed turns run at once and reconcile here, in the queue."""
-    async with svc.queue.turn(turn.scope.tenant, turn.name):
+    async with svc.queue.turn(turn.scope.tenant, kept.name):
         at = await recollect.find(svc, turn, await sessions.find(svc.db, turn.scope, turn.name))
         kept = msgspec.structs.replace(kept, at=at, composed=await reprice(svc, turn, at, kept.composed))
         record = _record(turn, kept, reply, fold, answer)

@@ -39,7 +39,7 @@ async def run(svc: Services, turn: Turn, client: Client) -> AsyncGenerator[Event
         number = svc.numbers.promise(key, 0 if at.session is None else at.session.turns)
         uuid = svc.numbers.uuid(key) if at.session is None else at.session.uuid
         try:
-            kept = Kept(at, composed, uuid, number, observed)
+            kept = Kept(at, composed, uuid, name, number, observed)
             async with aclosing(_answered(svc, turn, client, kept, clock)) as events:
                 async for event in events:
                     yield event

@@ -114,9 +114,21 @@ def _size(data: bytes) -> tuple[int, int] | None:
         return struct.unpack(">II", data[16:24])
     if data[:4] == b"GIF8":
         return struct.unpack("<HH", data[6:10])
-    if data[:4] == b"RIFF" and data[12:16] == b"VP8X":
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if data[:4] == b"RIFF":
+        return _webp(data)
     return _jpeg(data) if data[:2] == b"\xff\xd8" else None
+
+
+def _webp(data: bytes) -> tuple[int, int] | None:
+    """The three layouts of WebP: extended, lossless (two 14-bit numbers), lossy (a VP8 key frame)."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack("<HH", data[26:30])
+    return (width & 0x3FFF, height & 0x3FFF) if kind == b"VP8 " else None
 
 
 def _jpeg(data: bytes) -> tuple[int, int] | None:

@@ -46,13 +46,14 @@ class Connection:
     """One request's way back: how far it is, and since when it waits. Times are monotonic seconds.
 
     `reading`: the body has not come yet; `late`: the sweep ended it for that. `client`: who is told when it leaves,
-    None while no turn runs.
+    None while no turn runs. `abort` cuts the connection, where the server offers that.
     """
 
     receive: Receive
     send: Send
     config: Config
     task: asyncio.Task[None]
+    abort: Callable[[], None] | None = None
     status: int = 0
     outcome: str = "ok"
     reading: bool = True
@@ -88,6 +89,8 @@ class Connection:
                 self.watcher = asyncio.ensure_future(self._watch())
             if self.blocked_since is not None:
                 if now - self.blocked_since > server.send_timeout_s:
+                    if self.abort is not None:
+                        self.abort()
                     self.leave(always=True)
             elif self.comments and 0 < server.keepalive_comment_s <= now - self.last:
                 self.pinging = asyncio.ensure_future(self.write(PING))

@@ -1,9 +1,13 @@
 """The server's HTTP protocol with the limits that uvicorn lacks: time for the headers and their size."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+ABORT = "session_proxy.abort"
+"""The key of an ASGI scope under which the connection can be cut at once: a close would wait for a client that reads
+nothing."""
 
 HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 10.0
@@ -42,6 +46,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_time()
         super().on_headers_complete()
+        cast("dict[str, Any]", self.scope)[ABORT] = (
+            self.transport.abort
+        )  # the request's task starts after this callback
 
     def _in_time(self) -> None:
         self._head = 0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.edge import failures, health
 from proxy.edge.deliver import SWEEP_S, Connection, stopping
+from proxy.edge.http import ABORT
 from proxy.edge.openai import chat, passthrough
 from proxy.edge.request import request_id
 from proxy.errors import MethodNotAllowed, NotFound, ProxyError, Unavailable
@@ -26,6 +28,19 @@ Endpoint = Callable[[Services, Scope, Connection], Awaitable[None]]
 
 SETTLE_S = 5.0
 """How long a cancelled turn may take to close its upstream and tell its client."""
+
+EXPOSED = (
+    "X-Request-Id",
+    "X-Session-Id",
+    "X-Session-Uuid",
+    "X-Session-Turn",
+    "X-Session-Branch",
+    "X-Context-Tokens",
+    "X-Context-Dropped",
+    "X-Context-Strategy",
+    "X-Proxy-Overhead-Ms",
+)
+"""Response headers that a page of a listed origin may read."""
 
 HOT: dict[tuple[str, str], Endpoint] = {
     ("POST", "/v1/chat/completions"): chat.completions,
@@ -47,8 +62,13 @@ class Edge:
         self.draining = False
         self._idle = asyncio.Event()
         self._sweeping = False
+        origins = svc.config.server.cors_origins
+        self._cors = CORSMiddleware(self._handle, origins, ("*",), ("*",), expose_headers=EXPOSED) if origins else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._cors or self._handle)(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             await self.rest(scope, receive, send)
             return
@@ -59,7 +79,7 @@ class Edge:
             return
         task = asyncio.current_task()
         assert task is not None
-        connection = Connection(receive, send, self.svc.config, task)
+        connection = Connection(receive, send, self.svc.config, task, scope.get(ABORT))
         self.open.add(connection)
         if not self._sweeping:
             self._sweeping = True

@@ -18,7 +18,7 @@ from proxy.upstream.protocol import Headers, Timeouts
 HEADER_LIMIT = 64 * 1024
 """Bytes an answer may send before its body, or between two parts of it."""
 
-HIGH_WATER = 256 * 1024
+HIGH_WATER = 64 * 1024
 """Bytes waiting for the reader from which on no more are read from the socket."""
 
 IDLE_LIMIT_S = 30.0

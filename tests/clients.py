@@ -104,8 +104,8 @@ class Conversation:
         return self.current if self.random.random() < 0.6 else self.random.choice(list(self.lines))
 
     def start(self, line: Sequence[Held], upto: int) -> int:
-        """Where a window on a line may begin: not with a result, not with a system message."""
-        places = [n for n in range(upto) if line[n].value["role"] not in ("tool", "system")]
+        """Where a window on a line may begin: not with a result, a system message or a reply that broke off."""
+        places = [n for n in range(upto) if line[n].value["role"] not in ("tool", "system") and not line[n].short]
         return 0 if self.copied or self.random.random() < 0.5 else self.random.choice(places or [0])
 
     def continues(self, shape: str, number: int, sent: Sequence[Message], new: Sequence[Message]) -> Step:
@@ -121,8 +121,8 @@ class Conversation:
             return list(sent)
         every = [held for line in self.lines.values() for held in line]
         known = {id(held.value) for held in every}
-        again = {id(message) for message in new}
-        short = {id(held.value) for held in every if held.short} - again
+        short = {id(held.value) for held in every if held.short}
+        short -= {id(held.value) for held in every if not held.short} | {id(message) for message in new}
         ids: dict[str, str] = {}
         out = []
         for message in sent:

@@ -110,17 +110,21 @@ class ScriptedUpstream:
     """What a test sees of the server. `gate.release()` lets a `gated` step write its next chunk."""
 
     def __init__(self, script: Step | Sequence[Step], models: Sequence[Mapping[str, Any]]) -> None:
-        self._steps = iter(script if isinstance(script, Sequence) else [script])
-        self._step: Step | None = None
         self.models = list(models)
         self.url = ""
-        self.requests: list[Recorded] = []
+        self.play(script)
         self.in_flight = 0
         self.connections = 0
         """How many were ever accepted."""
-        self.gate = asyncio.Semaphore(0)
         self._news = asyncio.Condition()
         self._open: dict[asyncio.StreamWriter, asyncio.Task[Any]] = {}
+
+    def play(self, script: Step | Sequence[Step]) -> None:
+        """Another script, as if nothing had been asked before."""
+        self._steps = iter(script if isinstance(script, Sequence) else [script])
+        self._step: Step | None = None
+        self.requests: list[Recorded] = []
+        self.gate = asyncio.Semaphore(0)
 
     async def wait_requests(self, n: int) -> list[Recorded]:
         """Waits until `n` requests have come in all; fails after WAIT_S."""

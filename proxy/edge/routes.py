@@ -139,5 +139,6 @@ async def unknown(request: Request, _exc: Exception) -> Response:
 
 
 async def wrong_method(request: Request, _exc: Exception) -> Response:
+    """A path that exists, asked with a method that it lacks."""
     failure = MethodNotAllowed(f"{request.method} is not possible here")
     return Response(failures.envelope(failure), status_code=405, media_type="application/json")

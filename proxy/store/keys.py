@@ -61,6 +61,7 @@ async def create(db: Database, tenant: str, role: str, key: bytes, now: int) -> 
 
 
 async def listed(db: Database) -> list[Key]:
+    """All keys of all tenants, oldest first, revoked ones among them."""
     rows = await db.all(
         """SELECT k.id, t.name, k.role, k.created_at, k.revoked_at
            FROM keys k JOIN tenants t ON t.id = k.tenant ORDER BY k.created_at, k.id"""

@@ -44,7 +44,8 @@ class Relay:
                     break
                 if payload is None or payload.startswith(b":"):
                     continue  # a comment; some servers write theirs as data
-                if self._wants_usage or not self._fold.add(payload):
+                usage_only = self._fold.add(payload)
+                if self._wants_usage or not usage_only:
                     out.append(wire.relayable(event) or b"")
         except UpstreamError as failure:
             self._failure = failure

@@ -5,34 +5,23 @@ async with scripted_upstream(echoes()) as up, served(up, tmp_path) as proxied:
     assert proxied.stored("s") == ["user: hello", "assistant: echo: hello"]
 """
 
-import dataclasses
-import functools
 import json
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import anyio
+import anyio.lowlevel
 import apsw
 
-from proxy import tokenizer
-from proxy.context.tokens import Count
+from proxy.store import keys
 from tests.scripted import WAIT_S, Exchange, Recorded, ScriptedUpstream, Step, text_of
 from tests.serving import Running, proxy
 
 MODEL = "scripted"
-
-
-@functools.cache
-def _count() -> Count:
-    return tokenizer.load()
-
-
-async def _counter() -> Count:
-    """One token counter for all the proxies of a test run: loading it takes a second."""
-    return _count()
 
 
 @dataclass(frozen=True)
@@ -94,6 +83,8 @@ class Proxied:
 
     running: Running
     http: aiohttp.ClientSession
+    key: str = ""
+    """Of the tenant whose sessions are meant, in auth.mode passthrough."""
 
     @property
     def url(self) -> str:
@@ -140,16 +131,13 @@ class Proxied:
 
     def stored(self, session: str, branch: int | None = None) -> list[str]:
         """A line of the conversation, of the current branch if no other is named; [] for an unknown session."""
-        found = self.running.rows("SELECT id, branch FROM sessions WHERE name = ?", session)
-        if not found:
-            return []
-        assert len(found) == 1
-        return [_line(*row) for row in self._rows(found[0][0], branch or found[0][1], None)]
+        found = self._session(session)
+        return [_line(*row) for row in self._rows(found[0], branch or found[1], None)] if found else []
 
     def messages(self, session: str) -> list[Any]:
         """The raw messages of the current branch."""
-        found = self.running.rows("SELECT id, branch FROM sessions WHERE name = ?", session)
-        return [json.loads(raw) for raw, _ in self._rows(*found[0], None)]
+        found = self._session(session)
+        return [json.loads(raw) for raw, _ in self._rows(*found, None)] if found else []
 
     def _rows(self, session: int, branch: int, upto: int | None) -> list[tuple[bytes, str]]:
         rows = self.running.rows(
@@ -165,17 +153,32 @@ class Proxied:
         return [*before, *own]
 
     def branches(self, session: str) -> int:
-        rows = self.running.rows(
-            "SELECT count(*) FROM branches b JOIN sessions s ON s.id = b.session WHERE s.name = ?", session
-        )
-        return rows[0][0]
+        return len(self._of(session, "SELECT 1 FROM branches WHERE session = ?"))
 
     def turns(self, session: str) -> list[str]:
         """The status of each stored turn."""
+        return [row[0] for row in self._of(session, "SELECT status FROM turns WHERE session = ? ORDER BY turn")]
+
+    def sessions(self) -> list[str]:
+        """The names of all the tenant's sessions."""
+        sql = "SELECT s.name FROM sessions s JOIN tenants t ON t.id = s.tenant WHERE t.name = ? ORDER BY s.id"
+        return [row[0] for row in self.running.rows(sql, self._tenant)]
+
+    @property
+    def _tenant(self) -> str:
+        return keys.passthrough_name(self.key.encode()) if self.key else "default"
+
+    def _of(self, session: str, sql: str) -> list[tuple[Any, ...]]:
+        found = self._session(session)
+        return self.running.rows(sql, found[0]) if found else []
+
+    def _session(self, name: str) -> tuple[int, int] | None:
+        """The number of a session and of its current branch."""
         rows = self.running.rows(
-            "SELECT t.status FROM turns t JOIN sessions s ON s.id = t.session WHERE s.name = ? ORDER BY t.turn", session
-        )
-        return [row[0] for row in rows]
+            "SELECT s.id, s.branch FROM sessions s JOIN tenants t ON t.id = s.tenant WHERE t.name = ? AND s.name = ?",
+            self._tenant, name,
+        )  # fmt: skip
+        return rows[0] if rows else None
 
 
 def _line(raw: bytes, status: str) -> str:
@@ -186,14 +189,22 @@ def _line(raw: bytes, status: str) -> str:
 async def served(before: ScriptedUpstream | str, folder: Path, /, **sections: Any) -> AsyncGenerator[Proxied]:
     """A proxy `before` a model server, whose model has room for everything unless a section says otherwise."""
     url = before if isinstance(before, str) else before.url
-    named = {"name": "scripted", "base_url": url, "context_tokens": 10_000_000, "retries": 0}
-    limits = {"connect_timeout_s": 2, "first_byte_timeout_s": 3, "idle_timeout_s": 3, "total_timeout_s": 10}
-    sections["upstreams"] = [named | limits | sections.pop("upstream", {})]
-    async with proxy(url, folder, **sections) as running:
-        running.edge.svc = dataclasses.replace(running.edge.svc, counter=_counter)
-        limit = aiohttp.ClientTimeout(total=2 * WAIT_S)
-        async with aiohttp.ClientSession(timeout=limit, auto_decompress=False) as http:
-            yield Proxied(running, http)
+    sections["upstream"] = {"context_tokens": 10_000_000, **sections.get("upstream", {})}
+    async with proxy(url, folder, **sections) as running, connections() as http:
+        yield Proxied(running, http)
+
+
+def connections(**headers: str) -> aiohttp.ClientSession:
+    """A client's connections; `headers` go with every request."""
+    limit = aiohttp.ClientTimeout(total=2 * WAIT_S)
+    return aiohttp.ClientSession(timeout=limit, auto_decompress=False, headers=headers)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the event loop turn until something is so; fails after WAIT_S."""
+    with anyio.fail_after(WAIT_S):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
 
 
 def by_model(steps: Mapping[str, Step]) -> Step:

@@ -105,7 +105,7 @@ UNREADABLE: dict[str, tuple[Step, int, str | None]] = {
     "whole-surrogate-half": (answers(b'{"choices": [{"message": {"content": "\\ud8'), 502, "upstream_broken"),
     "whole-stream": (streams(), 502, "upstream_broken"),
     "whole-204": (status(204), 502, "upstream_broken"),
-    "redirect": (faults.redirect("http://inner.example.internal/v1"), 502, "upstream_broken"),
+    "redirect": (faults.redirect("http://inner.example.internal/v1"), 502, "upstream_redirected"),
 }
 """Answers to a session's request that does not stream: the client's status and the error's code."""
 
@@ -132,11 +132,6 @@ STEPS: dict[str, Step] = {
 """The request's model names the fault; a session is named after its test's."""
 
 World = tuple[ScriptedUpstream, Proxied]
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"use_uvloop": True}
 
 
 @pytest.fixture(scope="module")

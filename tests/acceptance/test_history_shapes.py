@@ -1,27 +1,19 @@
 """Whatever part of the conversation a client sends, the model gets all of it once and the store keeps it once."""
 
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import anyio
 import pytest
 
-from tests.acceptance.asking import Proxied, asks_for, assistant, call, received, result, served, spoken, system, user
-from tests.scripted import ScriptedUpstream, calls, calls_many, echoes, gated, says, scripted_upstream, status
+from tests.acceptance.asking import asks_for, assistant, call, received, result, served, spoken, system, user
+from tests.acceptance.conftest import Stage, Talk
+from tests.scripted import calls, calls_many, gated, says, scripted_upstream, status
 
 pytestmark = pytest.mark.anyio
 
 ONE = ["user: one", "assistant: echo: one"]
 TWO = ["user: two", "assistant: echo: two"]
 THREE = ["user: three", "assistant: echo: three"]
-
-Talk = tuple[ScriptedUpstream, Proxied]
-
-
-@pytest.fixture
-async def echo(tmp_path: Path) -> AsyncGenerator[Talk]:
-    async with scripted_upstream(echoes()) as up, served(up, tmp_path) as proxied:
-        yield up, proxied
 
 
 @pytest.fixture
@@ -69,15 +61,14 @@ async def test_a_window_that_begins_with_an_answer_continues_too(talk: Talk) -> 
     assert proxied.stored("s") == [*ONE, *TWO, *THREE]
 
 
-async def test_a_tool_loop_that_resends_only_its_own_run_is_joined_to_the_session(tmp_path: Path) -> None:
-    script = [says("hello"), calls("clock", {}), says("noon")]
-    async with scripted_upstream(script) as up, served(up, tmp_path) as proxied:
-        await proxied.ask("hi", to="s")
-        await proxied.ask("time?", to="s")
-        await proxied.ask("time?", asks_for(call("clock", {})), result("12:00"), to="s")
-        run = ["user: time?", "assistant: clock({})", "tool call_1: 12:00"]
-        assert received(up.requests[-1]) == ["user: hi", "assistant: hello", *run]
-        assert proxied.stored("s") == ["user: hi", "assistant: hello", *run, "assistant: noon"]
+async def test_a_tool_loop_that_resends_only_its_own_run_is_joined_to_the_session(stage: Stage) -> None:
+    up, proxied = stage(says("hello"), calls("clock", {}), says("noon"))
+    await proxied.ask("hi", to="s")
+    await proxied.ask("time?", to="s")
+    await proxied.ask("time?", asks_for(call("clock", {})), result("12:00"), to="s")
+    run = ["user: time?", "assistant: clock({})", "tool call_1: 12:00"]
+    assert received(up.requests[-1]) == ["user: hi", "assistant: hello", *run]
+    assert proxied.stored("s") == ["user: hi", "assistant: hello", *run, "assistant: noon"]
 
 
 async def test_small_differences_of_an_echo_do_not_make_a_message_new(talk: Talk) -> None:
@@ -121,16 +112,15 @@ async def test_an_edited_message_starts_a_branch_and_the_old_tail_stays(talk: Ta
     assert received(up.requests[-1]) == [*ONE, "user: deux", "assistant: echo: deux", "user: trois"]
 
 
-async def test_a_regeneration_starts_a_branch_before_the_question(tmp_path: Path) -> None:
-    script = [says("a"), says("b"), says("c")]
-    async with scripted_upstream(script) as up, served(up, tmp_path) as proxied:
-        await proxied.ask("one", to="s")
-        await proxied.ask("two", to="s")
-        reply = await proxied.ask("one", assistant("a"), "two", to="s")
-        assert (reply.text, reply.headers["x-session-branch"]) == ("c", "2")
-        assert received(up.requests[-1]) == ["user: one", "assistant: a", "user: two"]
-        assert proxied.stored("s") == ["user: one", "assistant: a", "user: two", "assistant: c"]
-        assert proxied.stored("s", branch=1)[-1] == "assistant: b"
+async def test_a_regeneration_starts_a_branch_before_the_question(stage: Stage) -> None:
+    up, proxied = stage(says("a"), says("b"), says("c"))
+    await proxied.ask("one", to="s")
+    await proxied.ask("two", to="s")
+    reply = await proxied.ask("one", assistant("a"), "two", to="s")
+    assert (reply.text, reply.headers["x-session-branch"]) == ("c", "2")
+    assert received(up.requests[-1]) == ["user: one", "assistant: a", "user: two"]
+    assert proxied.stored("s") == ["user: one", "assistant: a", "user: two", "assistant: c"]
+    assert proxied.stored("s", branch=1)[-1] == "assistant: b"
 
 
 async def test_an_edited_first_message_starts_a_branch_from_the_root(talk: Talk) -> None:
@@ -200,22 +190,22 @@ async def test_mode_observe_forwards_what_came_and_stores_the_turn(talk: Talk) -
     assert proxied.stored("s") == [*ONE, *TWO, *THREE]
 
 
-async def test_observed_requests_of_a_session_run_at_once(tmp_path: Path) -> None:
-    async with scripted_upstream(gated("ok")) as up, served(up, tmp_path) as proxied:
+async def test_observed_requests_of_a_session_run_at_once(stage: Stage) -> None:
+    up, proxied = stage(gated("ok"))
 
-        async def ask(text: str) -> None:
-            reply = await proxied.ask(text, to="s", headers={"X-Session-Mode": "observe"}, stream=True)
-            assert reply.text == "ok"
+    async def ask(text: str) -> None:
+        reply = await proxied.ask(text, to="s", headers={"X-Session-Mode": "observe"}, stream=True)
+        assert reply.text == "ok"
 
-        async with anyio.create_task_group() as group:
-            for text in ("one", "two", "three"):
-                group.start_soon(ask, text)
-            await up.wait_requests(3)
-            assert up.in_flight == 3
-            for _ in range(6):
-                up.gate.release()
-        assert sorted(proxied.stored("s")) == [*["assistant: ok"] * 3, "user: one", "user: three", "user: two"]
-        assert proxied.turns("s") == ["complete"] * 3
+    async with anyio.create_task_group() as group:
+        for text in ("one", "two", "three"):
+            group.start_soon(ask, text)
+        await up.wait_requests(3)
+        assert up.in_flight == 3
+        for _ in range(6):
+            up.gate.release()
+    assert sorted(proxied.stored("s")) == [*["assistant: ok"] * 3, "user: one", "user: three", "user: two"]
+    assert proxied.turns("s") == ["complete"] * 3
 
 
 # --- instructions ---
@@ -253,49 +243,42 @@ async def test_a_later_system_message_is_an_ordinary_message(echo: Talk) -> None
 # --- tool calls ---
 
 
-async def test_an_unanswered_call_is_repaired_on_the_way_out_and_never_in_the_store(tmp_path: Path) -> None:
-    script = [calls_many([("clock", {}, "a"), ("date", {}, "b")]), says("fine")]
-    async with scripted_upstream(script) as up, served(up, tmp_path) as proxied:
-        await proxied.ask("time?", to="s")
-        await proxied.ask(result("12:00", "b"), "never mind", to="s")
-        sent = up.requests[-1].json["messages"]
-        assert [message["role"] for message in sent] == ["user", "assistant", "tool", "tool", "user"]
-        assert {message["tool_call_id"] for message in sent[2:4]} == {"a", "b"}
-        assert proxied.stored("s")[1:] == [
-            "assistant: clock({}) date({})", "tool b: 12:00", "user: never mind", "assistant: fine"
-        ]  # fmt: skip
+async def test_an_unanswered_call_is_repaired_on_the_way_out_and_never_in_the_store(stage: Stage) -> None:
+    up, proxied = stage(calls_many([("clock", {}, "a"), ("date", {}, "b")]), says("fine"))
+    await proxied.ask("time?", to="s")
+    await proxied.ask(result("12:00", "b"), "never mind", to="s")
+    sent = up.requests[-1].json["messages"]
+    assert [message["role"] for message in sent] == ["user", "assistant", "tool", "tool", "user"]
+    assert {message["tool_call_id"] for message in sent[2:4]} == {"a", "b"}
+    assert proxied.stored("s")[1:] == [
+        "assistant: clock({}) date({})", "tool b: 12:00", "user: never mind", "assistant: fine"
+    ]  # fmt: skip
 
 
-async def test_results_may_be_resent_in_another_order(tmp_path: Path) -> None:
-    script = [calls_many([("clock", {}, "a"), ("date", {}, "b")]), says("fine")]
-    async with scripted_upstream(script) as up, served(up, tmp_path) as proxied:
-        asked = asks_for(call("clock", {}, "a"), call("date", {}, "b"))
-        await proxied.ask("now?", to="s")
-        await proxied.ask(result("12:00", "a"), result("May 1", "b"), to="s")
-        stored = proxied.stored("s")
-        await proxied.ask(
-            "now?", asked, result("May 1", "b"), result("12:00", "a"), assistant("fine"), "thanks", to="s"
-        )
-        assert received(up.requests[-1]) == [*stored, "user: thanks"]
-        assert proxied.branches("s") == 1
+async def test_results_may_be_resent_in_another_order(stage: Stage) -> None:
+    up, proxied = stage(calls_many([("clock", {}, "a"), ("date", {}, "b")]), says("fine"))
+    asked = asks_for(call("clock", {}, "a"), call("date", {}, "b"))
+    await proxied.ask("now?", to="s")
+    await proxied.ask(result("12:00", "a"), result("May 1", "b"), to="s")
+    stored = proxied.stored("s")
+    await proxied.ask("now?", asked, result("May 1", "b"), result("12:00", "a"), assistant("fine"), "thanks", to="s")
+    assert received(up.requests[-1]) == [*stored, "user: thanks"]
+    assert proxied.branches("s") == 1
 
 
 @pytest.mark.parametrize("mode", ["auto", "resend"])
-async def test_calls_that_a_client_gave_other_ids_keep_the_ids_of_the_model(tmp_path: Path, mode: str) -> None:
-    script = [calls("clock", {"zone": "utc"}, id="model_1"), says("noon"), says("bye")]
-    async with scripted_upstream(script) as up, served(up, tmp_path) as proxied:
-        headers = {"X-Session-Mode": mode}
-        asked = asks_for(call("clock", {"zone": "utc"}, "client_1"))
-        await proxied.ask("time?", to="s", headers=headers)
-        await proxied.ask("time?", asked, result("12:00", "client_1"), to="s", headers=headers)
-        told = ["user: time?", 'assistant: clock({"zone": "utc"})', "tool model_1: 12:00"]
-        assert received(up.requests[-1]) == told
-        assert up.requests[-1].json["messages"][1]["tool_calls"][0]["id"] == "model_1"
-        await proxied.ask(
-            "time?", asked, result("12:00", "client_1"), assistant("noon"), "bye", to="s", headers=headers
-        )
-        assert received(up.requests[-1]) == [*told, "assistant: noon", "user: bye"]
-        assert proxied.branches("s") == 1
+async def test_calls_that_a_client_gave_other_ids_keep_the_ids_of_the_model(stage: Stage, mode: str) -> None:
+    up, proxied = stage(calls("clock", {"zone": "utc"}, id="model_1"), says("noon"), says("bye"))
+    headers = {"X-Session-Mode": mode}
+    asked = asks_for(call("clock", {"zone": "utc"}, "client_1"))
+    await proxied.ask("time?", to="s", headers=headers)
+    await proxied.ask("time?", asked, result("12:00", "client_1"), to="s", headers=headers)
+    told = ["user: time?", 'assistant: clock({"zone": "utc"})', "tool model_1: 12:00"]
+    assert received(up.requests[-1]) == told
+    assert up.requests[-1].json["messages"][1]["tool_calls"][0]["id"] == "model_1"
+    await proxied.ask("time?", asked, result("12:00", "client_1"), assistant("noon"), "bye", to="s", headers=headers)
+    assert received(up.requests[-1]) == [*told, "assistant: noon", "user: bye"]
+    assert proxied.branches("s") == 1
 
 
 # --- the stored copy wins ---

@@ -1,7 +1,6 @@
 """The official openai package, unchanged, with a session and without: every way it asks, its retries and its errors."""
 
 import json
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from openai import AsyncOpenAI, OpenAI
 
 from tests import faults
 from tests.acceptance.asking import MODEL, Proxied, assistant, received, result, served, system, user
-from tests.scripted import Exchange, ScriptedUpstream, Step, calls, echoes, gated, says, scripted_upstream, status
+from tests.acceptance.conftest import Stage, Talk
+from tests.scripted import Exchange, ScriptedUpstream, Step, calls, gated, says, scripted_upstream, status
 
 pytestmark = pytest.mark.anyio
 
@@ -29,8 +29,8 @@ class City(pydantic.BaseModel):
 
 def sdk(proxied: Proxied, to: str | None, **options: Any) -> AsyncOpenAI:
     named = {"X-Session-Id": to} if to is not None else {}
-    given: dict[str, Any] = {"base_url": proxied.url, "api_key": "any", "default_headers": named, "max_retries": 0}
-    return AsyncOpenAI(**(given | options))
+    given: dict[str, Any] = {"api_key": proxied.key or "any", "default_headers": named, "max_retries": 0}
+    return AsyncOpenAI(base_url=proxied.url, **(given | options))
 
 
 def history(to: str | None, *before: str) -> list[str]:
@@ -38,21 +38,12 @@ def history(to: str | None, *before: str) -> list[str]:
     return list(before) if to is not None else []
 
 
-Talk = tuple[ScriptedUpstream, Proxied]
-
-
-@pytest.fixture
-async def talk(tmp_path: Path) -> AsyncGenerator[Talk]:
-    async with scripted_upstream(echoes()) as up, served(up, tmp_path) as proxied:
-        yield up, proxied
-
-
 # --- asking ---
 
 
 @SESSIONS
-async def test_the_async_client_talks(talk: Talk, to: str | None) -> None:
-    up, proxied = talk
+async def test_the_async_client_talks(echo: Talk, to: str | None) -> None:
+    up, proxied = echo
     async with sdk(proxied, to) as client:
         for text in ("one", "two"):
             answer = await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": text}])
@@ -62,12 +53,12 @@ async def test_the_async_client_talks(talk: Talk, to: str | None) -> None:
 
 
 @SESSIONS
-async def test_the_sync_client_talks(talk: Talk, to: str | None) -> None:
-    up, proxied = talk
+async def test_the_sync_client_talks(echo: Talk, to: str | None) -> None:
+    up, proxied = echo
 
     def ask() -> str:
         headers = {"X-Session-Id": to} if to is not None else {}
-        with OpenAI(base_url=proxied.url, api_key="any", default_headers=headers, max_retries=0) as client:
+        with OpenAI(base_url=proxied.url, api_key=proxied.key, default_headers=headers, max_retries=0) as client:
             client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "one"}])
             with client.chat.completions.create(
                 model=MODEL, messages=[{"role": "user", "content": "two"}], stream=True
@@ -79,8 +70,8 @@ async def test_the_sync_client_talks(talk: Talk, to: str | None) -> None:
 
 
 @SESSIONS
-async def test_streams_are_iterated_chunk_by_chunk(talk: Talk, to: str | None) -> None:
-    up, proxied = talk
+async def test_streams_are_iterated_chunk_by_chunk(echo: Talk, to: str | None) -> None:
+    up, proxied = echo
     async with sdk(proxied, to) as client:
         for text in ("one", "two"):
             stream = await client.chat.completions.create(
@@ -93,8 +84,8 @@ async def test_streams_are_iterated_chunk_by_chunk(talk: Talk, to: str | None) -
 
 
 @SESSIONS
-async def test_the_stream_helper_puts_the_answer_together(talk: Talk, to: str | None) -> None:
-    _, proxied = talk
+async def test_the_stream_helper_puts_the_answer_together(echo: Talk, to: str | None) -> None:
+    _, proxied = echo
     async with (
         sdk(proxied, to) as client,
         client.chat.completions.stream(
@@ -111,18 +102,18 @@ async def test_the_stream_helper_puts_the_answer_together(talk: Talk, to: str | 
 
 @SESSIONS
 @pytest.mark.parametrize("stream", [True, False])
-async def test_structured_output_is_parsed(tmp_path: Path, stream: bool, to: str | None) -> None:
+async def test_structured_output_is_parsed(stage: Stage, stream: bool, to: str | None) -> None:
     city = City(name="Bern", people=134_000)
-    async with scripted_upstream(says(city.model_dump_json())) as up, served(up, tmp_path) as proxied:
-        async with sdk(proxied, to) as client:
-            asked: Any = {"model": MODEL, "messages": [user("capital?")], "response_format": City}
-            if stream:
-                async with client.chat.completions.stream(**asked) as events:
-                    final = await events.get_final_completion()
-            else:
-                final = await client.chat.completions.parse(**asked)
-        assert final.choices[0].message.parsed == city
-        assert up.requests[0].json["response_format"]["json_schema"]["name"] == "City"
+    up, proxied = stage(says(city.model_dump_json()))
+    async with sdk(proxied, to) as client:
+        asked: Any = {"model": MODEL, "messages": [user("capital?")], "response_format": City}
+        if stream:
+            async with client.chat.completions.stream(**asked) as events:
+                final = await events.get_final_completion()
+        else:
+            final = await client.chat.completions.parse(**asked)
+    assert final.choices[0].message.parsed == city
+    assert up.requests[0].json["response_format"]["json_schema"]["name"] == "City"
 
 
 @pytest.mark.parametrize("resend", [True, False])
@@ -148,13 +139,13 @@ async def test_tools_make_their_round_trip_in_a_session(tmp_path: Path, stream: 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_tools_make_their_round_trip_without_a_session(tmp_path: Path, stream: bool) -> None:
-    async with scripted_upstream([calls("clock", {}), says("noon")]) as up, served(up, tmp_path) as proxied:
-        async with sdk(proxied, None) as client:
-            asked = await finished(client, [user("time?")], stream)
-            said = [user("time?"), asked.to_dict(), result("12:00")]
-            assert (await finished(client, said, stream)).content == "noon"
-        assert received(up.requests[-1]) == ["user: time?", "assistant: clock({})", "tool call_1: 12:00"]
+async def test_tools_make_their_round_trip_without_a_session(stage: Stage, stream: bool) -> None:
+    up, proxied = stage(calls("clock", {}), says("noon"))
+    async with sdk(proxied, None) as client:
+        asked = await finished(client, [user("time?")], stream)
+        said = [user("time?"), asked.to_dict(), result("12:00")]
+        assert (await finished(client, said, stream)).content == "noon"
+    assert received(up.requests[-1]) == ["user: time?", "assistant: clock({})", "tool call_1: 12:00"]
 
 
 async def finished(client: AsyncOpenAI, messages: list[Any], stream: bool) -> Any:
@@ -166,21 +157,21 @@ async def finished(client: AsyncOpenAI, messages: list[Any], stream: bool) -> An
         return (await events.get_final_completion()).choices[0].message
 
 
-async def test_a_stream_left_halfway_stops_the_model_and_the_session_goes_on(tmp_path: Path) -> None:
-    async with scripted_upstream([gated("one two three"), says("four")]) as up, served(up, tmp_path) as proxied:
-        async with sdk(proxied, "s") as client:
-            stream = await started(up, client)
-            async for chunk in stream:
-                if chunk.choices[0].delta.content == " two":
-                    break
-                up.gate.release()
-            await stream.close()
-            with anyio.fail_after(5):
-                await up.requests[0].left.wait()
-            answer = await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "go on"}])
-            assert answer.choices[0].message.content == "four"
-        assert received(up.requests[-1]) == ["user: count", "assistant: one two", "user: go on"]
-        assert proxied.turns("s") == ["incomplete", "complete"]
+async def test_a_stream_left_halfway_stops_the_model_and_the_session_goes_on(stage: Stage) -> None:
+    up, proxied = stage(gated("one two three"), says("four"))
+    async with sdk(proxied, "s") as client:
+        stream = await started(up, client)
+        async for chunk in stream:
+            if chunk.choices[0].delta.content == " two":
+                break
+            up.gate.release()
+        await stream.close()
+        with anyio.fail_after(5):
+            await up.requests[0].left.wait()
+        answer = await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "go on"}])
+        assert answer.choices[0].message.content == "four"
+    assert received(up.requests[-1]) == ["user: count", "assistant: one two", "user: go on"]
+    assert proxied.turns("s") == ["incomplete", "complete"]
 
 
 async def started(up: ScriptedUpstream, client: AsyncOpenAI) -> Any:
@@ -200,21 +191,21 @@ async def started(up: ScriptedUpstream, client: AsyncOpenAI) -> Any:
     [status(500, json={}), faults.reset_before_headers(), status(429, json={}, headers={"retry-after-ms": "1"})],
     ids=["500", "reset", "429"],
 )
-async def test_the_sdks_retry_of_a_failed_turn_stores_it_once(tmp_path: Path, fault: Step, stream: bool) -> None:
-    async with scripted_upstream([fault, says("fine")]) as up, served(up, tmp_path) as proxied:
-        async with sdk(proxied, "s", max_retries=2) as client:
-            assert (await finished(client, [user("hi")], stream)).content == "fine"
-        assert len(up.requests) == 2
-        assert proxied.stored("s") == ["user: hi", "assistant: fine"]
+async def test_the_sdks_retry_of_a_failed_turn_stores_it_once(stage: Stage, fault: Step, stream: bool) -> None:
+    up, proxied = stage(fault, says("fine"))
+    async with sdk(proxied, "s", max_retries=2) as client:
+        assert (await finished(client, [user("hi")], stream)).content == "fine"
+    assert len(up.requests) == 2
+    assert proxied.stored("s") == ["user: hi", "assistant: fine"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_retry_after_the_clients_timeout_stores_the_turn_once(tmp_path: Path, stream: bool) -> None:
-    async with scripted_upstream([faults.silence(), says("fine")]) as up, served(up, tmp_path) as proxied:
-        async with sdk(proxied, "s", max_retries=1, timeout=0.5) as client:
-            assert (await finished(client, [user("hi")], stream)).content == "fine"
-        assert up.requests[0].left.is_set()
-        assert proxied.stored("s") == ["user: hi", "assistant: fine"]
+async def test_a_retry_after_the_clients_timeout_stores_the_turn_once(stage: Stage, stream: bool) -> None:
+    up, proxied = stage(faults.silence(), says("fine"))
+    async with sdk(proxied, "s", max_retries=1, timeout=0.5) as client:
+        assert (await finished(client, [user("hi")], stream)).content == "fine"
+    assert up.requests[0].left.is_set()
+    assert proxied.stored("s") == ["user: hi", "assistant: fine"]
 
 
 async def test_a_retry_gets_the_answer_of_the_turn_that_went_on_without_its_client(tmp_path: Path) -> None:
@@ -244,8 +235,8 @@ def held(text: str) -> Step:
     return step
 
 
-async def test_equal_questions_on_purpose_are_two_turns(talk: Talk) -> None:
-    _, proxied = talk
+async def test_equal_questions_on_purpose_are_two_turns(echo: Talk) -> None:
+    _, proxied = echo
     async with sdk(proxied, "s") as client:
         for _ in range(2):
             await finished(client, [user("again")], stream=True)
@@ -276,9 +267,10 @@ def refused(code: int) -> Step:
     ],
 )
 async def test_a_model_servers_error_is_the_sdks_exception(
-    tmp_path: Path, code: int, kind: type[openai.APIStatusError], to: str | None
+    stage: Stage, code: int, kind: type[openai.APIStatusError], to: str | None
 ) -> None:
-    async with scripted_upstream(refused(code)) as up, served(up, tmp_path) as proxied, sdk(proxied, to) as client:
+    _, proxied = stage(refused(code))
+    async with sdk(proxied, to) as client:
         with pytest.raises(kind) as caught:
             await client.chat.completions.create(**HI, extra_headers={"X-Request-Id": "mine"})
         error = caught.value
@@ -328,24 +320,24 @@ async def released(up: ScriptedUpstream, running: Any) -> None:
     assert [chunk async for chunk in running]
 
 
-async def test_an_error_in_mid_stream_is_an_exception(tmp_path: Path) -> None:
-    async with scripted_upstream([faults.cut_mid_stream(3), says("fine")]) as up, served(up, tmp_path) as proxied:
-        async with sdk(proxied, "s") as client:
-            stream = await client.chat.completions.create(**HI, stream=True)
-            said = []
-            with pytest.raises(openai.APIError, match="before its answer was complete"):
-                async for chunk in stream:
-                    said.append(chunk.choices[0].delta.content)
-            assert said == ["", "one", " two"]
-            assert (await finished(client, [user("hi")], False)).content == "fine"
-        assert proxied.stored("s") == ["user: hi", "assistant: fine"]
+async def test_an_error_in_mid_stream_is_an_exception(stage: Stage) -> None:
+    _, proxied = stage(faults.cut_mid_stream(3), says("fine"))
+    async with sdk(proxied, "s") as client:
+        stream = await client.chat.completions.create(**HI, stream=True)
+        said = []
+        with pytest.raises(openai.APIError, match="before its answer was complete"):
+            async for chunk in stream:
+                said.append(chunk.choices[0].delta.content)
+        assert said == ["", "one", " two"]
+        assert (await finished(client, [user("hi")], False)).content == "fine"
+    assert proxied.stored("s") == ["user: hi", "assistant: fine"]
 
 
 # --- beside the answer ---
 
 
-async def test_the_raw_response_tells_about_the_turn(talk: Talk) -> None:
-    _, proxied = talk
+async def test_the_raw_response_tells_about_the_turn(echo: Talk) -> None:
+    _, proxied = echo
     async with sdk(proxied, "s") as client:
         raw = await client.chat.completions.with_raw_response.create(**HI, extra_headers={"X-Request-Id": "mine"})
     assert json.loads(raw.text)["choices"][0]["message"]["content"] == "echo: hi"
@@ -361,13 +353,13 @@ async def test_the_raw_response_tells_about_the_turn(talk: Talk) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 @SESSIONS
-async def test_the_upstreams_request_id_is_told_beside_ours(tmp_path: Path, stream: bool, to: str | None) -> None:
+async def test_the_upstreams_request_id_is_told_beside_ours(stage: Stage, stream: bool, to: str | None) -> None:
     answer = {"id": "x", "choices": [{"index": 0, "message": assistant("hi"), "finish_reason": "stop"}]}
     step = status(200, json=answer, headers={"x-request-id": "theirs", "x-ratelimit-limit-requests": "9"})
-    async with scripted_upstream(step) as up, served(up, tmp_path) as proxied:
-        reply = await proxied.ask("hi", to=to, stream=stream, headers={"X-Request-Id": "mine"})
-        assert (reply.headers["x-request-id"], reply.headers["x-upstream-request-id"]) == ("mine", "theirs")
-        assert reply.headers["x-ratelimit-limit-requests"] == "9"
+    _, proxied = stage(step)
+    reply = await proxied.ask("hi", to=to, stream=stream, headers={"X-Request-Id": "mine"})
+    assert (reply.headers["x-request-id"], reply.headers["x-upstream-request-id"]) == ("mine", "theirs")
+    assert reply.headers["x-ratelimit-limit-requests"] == "9"
 
 
 async def test_models_are_listed(tmp_path: Path) -> None:
@@ -381,18 +373,18 @@ async def test_models_are_listed(tmp_path: Path) -> None:
         assert [model.id async for model in client.models.list()] == ["big", "nick"]
 
 
-async def test_embeddings_pass_through(tmp_path: Path) -> None:
+async def test_embeddings_pass_through(stage: Stage) -> None:
     vectors = {"object": "list", "model": "e", "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -1.0]}]}
-    async with scripted_upstream(status(200, json=vectors)) as up, served(up, tmp_path) as proxied:
-        async with sdk(proxied, "s") as client:
-            made = await client.embeddings.create(model="e", input="text", encoding_format="float")
-        assert made.data[0].embedding == [0.5, -1.0]
-        assert (up.requests[0].method, up.requests[0].path) == ("POST", "/v1/embeddings")
-        assert up.requests[0].json == {"input": "text", "model": "e", "encoding_format": "float"}
+    up, proxied = stage(status(200, json=vectors))
+    async with sdk(proxied, "s") as client:
+        made = await client.embeddings.create(model="e", input="text", encoding_format="float")
+    assert made.data[0].embedding == [0.5, -1.0]
+    assert (up.requests[0].method, up.requests[0].path) == ("POST", "/v1/embeddings")
+    assert up.requests[0].json == {"input": "text", "model": "e", "encoding_format": "float"}
 
 
-async def test_an_alias_goes_upstream_under_its_real_name(talk: Talk, tmp_path: Path) -> None:
-    up, _ = talk
+async def test_an_alias_goes_upstream_under_its_real_name(echo: Talk, tmp_path: Path) -> None:
+    up, _ = echo
     async with served(up, tmp_path / "aliased", models={"nick": {"model": "big"}}) as proxied:
         for to in ("s", None):
             async with sdk(proxied, to) as client:

@@ -1,28 +1,19 @@
 """How a client says which session it means, and what it may ask of one turn."""
 
 import json
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.asking import Proxied, assistant, received, served
-from tests.scripted import Exchange, ScriptedUpstream, delta, dump, echoes, envelope, gated, says, scripted_upstream
+from tests.acceptance.asking import assistant, received, served
+from tests.acceptance.conftest import Stage, Talk
+from tests.scripted import Exchange, delta, dump, echoes, envelope, gated, says, scripted_upstream
 
 pytestmark = pytest.mark.anyio
 
 ONE = ["user: one", "assistant: echo: one"]
 TWO = ["user: two", "assistant: echo: two"]
-
-Talk = tuple[ScriptedUpstream, Proxied]
-
-
-@pytest.fixture
-async def talk(tmp_path: Path) -> AsyncGenerator[Talk]:
-    async with scripted_upstream(echoes()) as up, served(up, tmp_path) as proxied:
-        yield up, proxied
-
 
 # --- names ---
 
@@ -40,8 +31,8 @@ async def talk(tmp_path: Path) -> AsyncGenerator[Talk]:
         ({"Session-Id": "s", "X-Session-Mode": "auto"}, {}),
     ],
 )
-async def test_a_session_can_be_named_in_many_ways(talk: Talk, headers: dict[str, str], fields: dict[str, Any]) -> None:
-    up, proxied = talk
+async def test_a_session_can_be_named_in_many_ways(echo: Talk, headers: dict[str, str], fields: dict[str, Any]) -> None:
+    up, proxied = echo
     await proxied.ask("one", to="s")
     reply = await proxied.ask("two", to=None, headers=headers, **fields)
     assert received(up.requests[-1]) == [*ONE, "user: two"]
@@ -51,8 +42,8 @@ async def test_a_session_can_be_named_in_many_ways(talk: Talk, headers: dict[str
     assert up.requests[-1].header("x-session-id") is None
 
 
-async def test_the_first_of_several_names_counts(talk: Talk) -> None:
-    _, proxied = talk
+async def test_the_first_of_several_names_counts(echo: Talk) -> None:
+    _, proxied = echo
     bodies = {"session": "b", "conversation": "c", "metadata": {"session_id": "e"}}
     alias = {"X-Conversation-Id": "d"}
     await proxied.ask("one", to="a", headers=alias, **bodies)
@@ -61,11 +52,11 @@ async def test_the_first_of_several_names_counts(talk: Talk) -> None:
         assert proxied.stored(given) == ONE
         bodies.pop("session" if given == "b" else "conversation" if given == "c" else "", None)
         alias = {} if given == "d" else alias
-    assert proxied.running.rows("SELECT name FROM sessions ORDER BY id") == [(name,) for name in "abcde"]
+    assert proxied.sessions() == list("abcde")
 
 
-async def test_the_uuid_of_a_session_names_it_too(talk: Talk) -> None:
-    up, proxied = talk
+async def test_the_uuid_of_a_session_names_it_too(echo: Talk) -> None:
+    up, proxied = echo
     first = await proxied.ask("one", to="s")
     uuid = first.headers["x-session-uuid"]
     second = await proxied.ask("two", to=uuid)
@@ -74,8 +65,8 @@ async def test_the_uuid_of_a_session_names_it_too(talk: Talk) -> None:
     assert proxied.stored("s") == [*ONE, *TWO]
 
 
-async def test_a_uuid_that_is_no_sessions_becomes_the_name_of_a_new_one(talk: Talk) -> None:
-    _, proxied = talk
+async def test_a_uuid_that_is_no_sessions_becomes_the_name_of_a_new_one(echo: Talk) -> None:
+    _, proxied = echo
     name = "6f1d3c1e-58a5-4a0b-9a52-3a5f2a3f1c11"
     reply = await proxied.ask("one", to=name)
     assert reply.headers["x-session-uuid"] != name
@@ -83,18 +74,18 @@ async def test_a_uuid_that_is_no_sessions_becomes_the_name_of_a_new_one(talk: Ta
 
 
 @pytest.mark.parametrize("name", ["a" * 256, "a/b?c=d&e", "../../etc/passwd", "' OR 1=1 --", " s p a c e ", "%00", "0"])
-async def test_a_name_is_any_printable_ascii(talk: Talk, name: str) -> None:
-    _, proxied = talk
+async def test_a_name_is_any_printable_ascii(echo: Talk, name: str) -> None:
+    _, proxied = echo
     reply = await proxied.ask("one", to=None, session=name)
     assert proxied.stored(name) == ONE
     assert reply.headers["x-session-id"].strip() == name.strip()
 
 
-async def test_neither_user_nor_client_request_id_name_a_session(talk: Talk) -> None:
-    up, proxied = talk
+async def test_neither_user_nor_client_request_id_name_a_session(echo: Talk) -> None:
+    up, proxied = echo
     await proxied.ask("one", to=None, headers={"X-Client-Request-Id": "s"}, user="s", metadata={"other": "s"})
     assert up.requests[-1].json["user"] == "s"
-    assert proxied.running.rows("SELECT count(*) FROM sessions") == [(0,)]
+    assert proxied.sessions() == []
 
 
 async def test_an_unknown_session_is_404_where_sessions_are_not_made_on_use(tmp_path: Path) -> None:
@@ -114,16 +105,16 @@ async def test_the_header_can_have_another_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alias", ["X-Claude-Code-Session-Id", "X-OpenCode-Session"])
-async def test_coding_agents_are_observed(talk: Talk, alias: str) -> None:
-    up, proxied = talk
+async def test_coding_agents_are_observed(echo: Talk, alias: str) -> None:
+    up, proxied = echo
     await proxied.ask("one", to=None, headers={alias: "s"})
     await proxied.ask("two", to=None, headers={alias: "s"})
     assert received(up.requests[-1]) == ["user: two"]
     assert proxied.stored("s") == [*ONE, *TWO]
 
 
-async def test_chat_interfaces_send_the_whole_conversation(talk: Talk) -> None:
-    up, proxied = talk
+async def test_chat_interfaces_send_the_whole_conversation(echo: Talk) -> None:
+    up, proxied = echo
     await proxied.ask("one", to=None, headers={"X-OpenWebUI-Chat-Id": "s"})
     await proxied.ask("two", to=None, headers={"X-OpenWebUI-Chat-Id": "s"})
     assert received(up.requests[-1]) == ["user: two"]
@@ -139,9 +130,9 @@ async def test_chat_interfaces_send_the_whole_conversation(talk: Talk) -> None:
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_turn_that_is_not_saved_reads_the_history_and_leaves_nothing(
-    talk: Talk, headers: dict[str, str], fields: dict[str, Any], stream: bool
+    echo: Talk, headers: dict[str, str], fields: dict[str, Any], stream: bool
 ) -> None:
-    up, proxied = talk
+    up, proxied = echo
     await proxied.ask("one", to="s")
     reply = await proxied.ask("two", to="s", headers=headers, stream=stream, **fields)
     assert (reply.text, "x-session-turn" in reply.headers) == ("echo: two", False)
@@ -150,22 +141,22 @@ async def test_a_turn_that_is_not_saved_reads_the_history_and_leaves_nothing(
     assert proxied.turns("s") == ["complete"]
 
 
-async def test_a_turn_that_is_not_saved_makes_no_session(talk: Talk) -> None:
-    _, proxied = talk
+async def test_a_turn_that_is_not_saved_makes_no_session(echo: Talk) -> None:
+    _, proxied = echo
     await proxied.ask("one", to="s", headers={"X-Session-Save": "false"})
-    assert proxied.running.rows("SELECT count(*) FROM sessions") == [(0,)]
+    assert proxied.sessions() == []
 
 
-async def test_the_body_wins_over_the_headers(talk: Talk) -> None:
-    _, proxied = talk
+async def test_the_body_wins_over_the_headers(echo: Talk) -> None:
+    _, proxied = echo
     body = {"model": "m", "messages": [{"role": "user", "content": "one"}], "session": {"id": "other", "save": True}}
     await proxied.post(json.dumps(body).encode(), to="s", headers={"X-Session-Save": "false"})
     assert proxied.stored("s") == ONE
     assert proxied.stored("other") == []
 
 
-async def test_a_budget_keeps_the_newest_turns_and_says_what_it_left_out(talk: Talk) -> None:
-    up, proxied = talk
+async def test_a_budget_keeps_the_newest_turns_and_says_what_it_left_out(echo: Talk) -> None:
+    up, proxied = echo
     for text in ("one", "two", "three"):
         await proxied.ask(text, to="s")
     budget = {"X-Session-Token-Budget": "40", "X-Session-Context-Overflow": "truncate"}
@@ -211,24 +202,24 @@ async def two_choices(exchange: Exchange) -> None:
     await exchange.end()
 
 
-async def test_all_choices_reach_the_client_and_the_first_becomes_history(tmp_path: Path) -> None:
-    async with scripted_upstream([two_choices, says("ok")]) as up, served(up, tmp_path) as proxied:
-        reply = await proxied.ask("toss", to="s", n=2)
-        assert [choice["message"]["content"] for choice in reply.json["choices"]] == ["heads", "tails"]
-        await proxied.ask("thanks", to="s")
-        assert received(up.requests[-1]) == ["user: toss", "assistant: heads", "user: thanks"]
+async def test_all_choices_reach_the_client_and_the_first_becomes_history(stage: Stage) -> None:
+    up, proxied = stage(two_choices, says("ok"))
+    reply = await proxied.ask("toss", to="s", n=2)
+    assert [choice["message"]["content"] for choice in reply.json["choices"]] == ["heads", "tails"]
+    await proxied.ask("thanks", to="s")
+    assert received(up.requests[-1]) == ["user: toss", "assistant: heads", "user: thanks"]
 
 
-async def test_choices_that_come_interleaved_are_told_apart(tmp_path: Path) -> None:
-    async with scripted_upstream([two_choices, says("ok")]) as up, served(up, tmp_path) as proxied:
-        reply = await proxied.ask("toss", to="s", n=2, stream=True)
-        assert {choice["index"] for chunk in reply.chunks for choice in chunk["choices"]} == {0, 1}
-        assert reply.done
-        assert proxied.stored("s") == ["user: toss", "assistant: headstails"]
+async def test_choices_that_come_interleaved_are_told_apart(stage: Stage) -> None:
+    _, proxied = stage(two_choices, says("ok"))
+    reply = await proxied.ask("toss", to="s", n=2, stream=True)
+    assert {choice["index"] for chunk in reply.chunks for choice in chunk["choices"]} == {0, 1}
+    assert reply.done
+    assert proxied.stored("s") == ["user: toss", "assistant: headstails"]
 
 
-async def test_usage_is_asked_for_and_shown_to_those_who_asked(talk: Talk) -> None:
-    up, proxied = talk
+async def test_usage_is_asked_for_and_shown_to_those_who_asked(echo: Talk) -> None:
+    up, proxied = echo
     silent = await proxied.ask("one", to="s", stream=True)
     asked = await proxied.ask("two", to="s", stream=True, stream_options={"include_usage": True, "x": 1})
     assert [request.json["stream_options"] for request in up.requests] == [
@@ -237,20 +228,23 @@ async def test_usage_is_asked_for_and_shown_to_those_who_asked(talk: Talk) -> No
     ]
     assert all(chunk["choices"] for chunk in silent.chunks)
     assert asked.chunks[-1]["usage"]["completion_tokens"] == 2
+    assert proxied.stored("s") == [*ONE, *TWO]
+    usage = proxied.running.rows("SELECT usage FROM turns ORDER BY session DESC, turn LIMIT 2")
+    assert [json.loads(row[0])["completion_tokens"] for row in usage] == [2, 2]
 
 
-async def test_a_stream_reaches_the_client_as_it_is_made(tmp_path: Path) -> None:
-    async with scripted_upstream(gated("one two")) as up, served(up, tmp_path) as proxied:
-        body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "count"}]}
-        request = proxied.http.post(proxied.url + "/chat/completions", json=body, headers={"X-Session-Id": "s"})
-        up.gate.release()
-        async with request as response:
-            assert response.headers["x-session-turn"] == "1"
-            assert (await response.content.readuntil(b"\n\n")).startswith(b"data: {")
-            for text in ("one", " two"):
-                up.gate.release()
-                event = json.loads((await response.content.readuntil(b"\n\n"))[6:])
-                assert event["choices"][0]["delta"]["content"] == text
-                assert proxied.stored("s") == []
-            assert (await response.read()).endswith(b"data: [DONE]\n\n")
-        assert proxied.stored("s") == ["user: count", "assistant: one two"]
+async def test_a_stream_reaches_the_client_as_it_is_made(stage: Stage) -> None:
+    up, proxied = stage(gated("one two"))
+    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "count"}]}
+    request = proxied.http.post(proxied.url + "/chat/completions", json=body, headers={"X-Session-Id": "s"})
+    up.gate.release()
+    async with request as response:
+        assert response.headers["x-session-turn"] == "1"
+        assert (await response.content.readuntil(b"\n\n")).startswith(b"data: {")
+        for text in ("one", " two"):
+            assert proxied.stored("s") == []
+            up.gate.release()
+            event = json.loads((await response.content.readuntil(b"\n\n"))[6:])
+            assert event["choices"][0]["delta"]["content"] == text
+        assert (await response.read()).endswith(b"data: [DONE]\n\n")
+    assert proxied.stored("s") == ["user: count", "assistant: one two"]

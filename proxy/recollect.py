@@ -53,7 +53,7 @@ class History(msgspec.Struct, frozen=True, gc=False):
     detached: bool
 
 
-async def answered(svc: Services, turn: Turn, session: Session) -> turns.Answered | None:
+async def answered(svc: Services, turn: Turn, session: Session, key: tuple[int, str]) -> turns.Answered | None:
     """The stored answer when this request is a retry. Raises Unprocessable for a key used with another body."""
     if turn.key:
         earlier = await turns.answered(svc.db, turn.scope, session.id, turn.key)
@@ -65,7 +65,7 @@ async def answered(svc: Services, turn: Turn, session: Session) -> turns.Answere
                 headers={"x-should-retry": "false"},
             )
         return earlier
-    if not turn.retried:
+    if not turn.retried or svc.failed.has(key, turn.request):
         return None
     latest = await turns.answered(svc.db, turn.scope, session.id, "")
     if latest is None or latest.turn != session.turns or latest.request != turn.request:

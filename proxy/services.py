@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -146,6 +146,27 @@ class Numbers:
             self._uuids.pop(key, None)
 
 
+class Failed:
+    """The last request of each session that failed, since its last stored turn. Its retry is no retry of an equal
+    question before it, whose answer would else be given again. Forgotten with the process, and beyond `MOST`."""
+
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self._requests: OrderedDict[tuple[int, str], bytes] = OrderedDict()
+
+    def note(self, key: tuple[int, str], request: bytes) -> None:
+        self._requests[key] = request
+        if len(self._requests) > self.MOST:
+            self._requests.popitem(last=False)
+
+    def clear(self, key: tuple[int, str]) -> None:
+        self._requests.pop(key, None)
+
+    def has(self, key: tuple[int, str], request: bytes) -> bool:
+        return self._requests.get(key) == request
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The wired parts. `counter` gives the token counter, loading it at first use; `context_of` a model's context in
@@ -160,3 +181,4 @@ class Services:
     log: Log
     numbers: Numbers = field(default_factory=Numbers)
     forwarded: Forwarded = field(default_factory=Forwarded)
+    failed: Failed = field(default_factory=Failed)

@@ -27,15 +27,16 @@ async def run(svc: Services, turn: Turn, client: Client) -> AsyncGenerator[Event
     observed = turn.options.mode == "observe" and not (turn.key or turn.retried)
     async with nullcontext() if observed else svc.queue.turn(turn.scope.tenant, name):
         clock.go_on()
+        key = (turn.scope.tenant, name)
         found = await sessions.find(svc.db, turn.scope, turn.name)
-        earlier = None if found is None else await recollect.answered(svc, turn, found[0])
+        earlier = None if found is None else await recollect.answered(svc, turn, found[0], key)
         if found is not None and earlier is not None:
             yield Begin(found[0].uuid, earlier.turn, found[0].branch, None)
             yield End(replay.as_stream(earlier.answer, turn.wants_usage) + DONE if turn.stream else earlier.answer)
             return
+        svc.failed.note(key, turn.request)  # until it is stored
         at = await recollect.find(svc, turn, found)
         composed = await compose(svc, turn, at)
-        key = (turn.scope.tenant, name)
         number = svc.numbers.promise(key, 0 if at.session is None else at.session.turns)
         uuid = svc.numbers.uuid(key) if at.session is None else at.session.uuid
         try:
@@ -81,6 +82,7 @@ async def _answered(svc: Services, turn: Turn, client: Client, kept: Kept, clock
         clock.go_on()
         settling = True
         branch = await keep(svc, turn, kept, fold, body)
+        svc.failed.clear((turn.scope.tenant, kept.name))
         if not begun:
             clock.pause()
             yield _begin(turn, kept, answer, clock, branch)

@@ -30,7 +30,11 @@ T = TypeVar("T")
 
 GROUP = 64
 """Jobs in one commit at the most: bounds how long the event loop is busy with it."""
-CHECKPOINT_PAGES = 1000
+CHECKPOINT_PAGES = 4000
+"""How far the WAL grows (16 MB) before its pages go to the database file; pages of hot sessions then go there once."""
+CROWDED_PAGES = 4 * CHECKPOINT_PAGES
+"""A WAL this long (64 MB) is checkpointed before anything more is written: under a load without a gap it would else
+never start over."""
 BUSY_S = 5.0
 """How long a commit waits for another process that writes."""
 BUSY_STEP_S = 0.005
@@ -42,19 +46,18 @@ _LOST = (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.CorruptError, apsw.R
 class Sqlite:
     """An open SQLite store, for one event loop. Make it with `opened`."""
 
-    def __init__(self, path: str, full: bool, lock: int | None) -> None:
-        self._path = path
+    def __init__(self, path: str, sync: Callable[[int], None] | None, lock: int | None) -> None:
         self._lock = lock
         self._connection = _connect(path)
         self._tx = _Writing(self._connection)
         self._connection.set_wal_hook(self._wal_grew)
-        self._pages = 0
+        self._pages = self._checkpointed = 0
         self._waiting: list[_Job] = []
         self._flushing = False
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._disk = _Disk(path, full, owner=lock is not None)
+        self._disk = _Disk(path, sync, owner=lock is not None)
 
     async def all(self, sql: LiteralString, args: Sequence[Value] = ()) -> list[Row]:
         try:
@@ -102,8 +105,16 @@ class Sqlite:
                 loop.call_later(BUSY_STEP_S, self._flush, loop, deadline)
                 return
             _fail(open_ones, exc)
-        self._disk.sync(self._pages >= CHECKPOINT_PAGES, lambda error: self._synced(loop, group, error))
-        self._pages = 0 if self._pages >= CHECKPOINT_PAGES else self._pages
+        self._disk.sync(self._checkpoint_due(), lambda error: self._synced(loop, group, error))
+
+    def _checkpoint_due(self) -> int:
+        """The WAL's pages when a checkpoint is due, else 0. The WAL starts over by itself after a complete one."""
+        if self._pages < self._checkpointed:
+            self._checkpointed = 0
+        if self._pages - self._checkpointed < CHECKPOINT_PAGES:
+            return 0
+        self._checkpointed = self._pages
+        return self._pages
 
     def _synced(self, loop: asyncio.AbstractEventLoop, group: "list[_Job]", error: OSError | None) -> None:
         if error is not None:
@@ -148,20 +159,21 @@ class Sqlite:
 class _Disk:
     """The thread that waits for the disk: syncs the WAL after a commit, and checkpoints when it has grown."""
 
-    def __init__(self, path: str, full: bool, owner: bool) -> None:
+    def __init__(self, path: str, sync: Callable[[int], None] | None, owner: bool) -> None:
         self._wal = os.open(path + "-wal", os.O_RDWR | os.O_CREAT, 0o644)
         _sync_folder(Path(path).parent)  # the names of new files last only once their folder is on the disk
         self._connection = _connect(path) if owner else None
-        self._full = full
-        self._asked: queue.SimpleQueue[tuple[bool, Callable[[OSError | None], None]] | None] = queue.SimpleQueue()
+        self._sync = sync
+        self._asked: queue.SimpleQueue[tuple[int, Callable[[OSError | None], None]] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="store-disk", daemon=True)
         self._thread.start()
 
-    def sync(self, checkpoint: bool, done: Callable[[OSError | None], None]) -> None:
-        """Calls `done` in the loop once the WAL is on the disk (at once where commits need not wait for it)."""
-        if self._full or checkpoint:
-            self._asked.put((checkpoint, done))
+    def sync(self, pages: int, done: Callable[[OSError | None], None]) -> None:
+        """Calls `done` in the loop once the WAL is on the disk (at once where commits need not wait for it). `pages`:
+        the length of a WAL that is to be checkpointed, 0 for none."""
+        if self._sync is not None or pages:
+            self._asked.put((pages, done))
         else:
             done(None)
 
@@ -174,18 +186,24 @@ class _Disk:
 
     def _work(self) -> None:
         while (asked := self._asked.get()) is not None:
-            checkpoint, done = asked
+            pages, done = asked
             error: OSError | None = None
             try:
-                if self._full:
-                    os.fdatasync(self._wal)
+                if self._sync is not None:
+                    self._sync(self._wal)
             except OSError as exc:
                 error = exc
+            if pages >= CROWDED_PAGES:
+                self._checkpoint()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(done, error)
-            if checkpoint and self._connection is not None:
-                with contextlib.suppress(apsw.Error):  # a reader is in the way, or the disk is full: the next one tries
-                    self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if 0 < pages < CROWDED_PAGES:
+                self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(apsw.Error):  # a reader is in the way, or the disk is full: the next one tries
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -246,10 +264,13 @@ def file_of(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
 
 
-def opened(url: str, *, synchronous: str = "full", own: bool = True) -> Sqlite:
+def opened(
+    url: str, *, synchronous: str = "full", own: bool = True, sync: Callable[[int], None] = os.fdatasync
+) -> Sqlite:
     """Opens (and makes) the store and brings its schema up to date.
 
     `own`: this process is the one that serves the file. A second owner gets BadConfig; other commands pass False.
+    `sync` brings the WAL's file descriptor to the disk; used with `synchronous` full.
     """
     path = file_of(url)
     lock = None
@@ -257,7 +278,7 @@ def opened(url: str, *, synchronous: str = "full", own: bool = True) -> Sqlite:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = owned(path) if own else None
         migrate(path)
-        return Sqlite(str(path), synchronous == "full", lock)
+        return Sqlite(str(path), sync if synchronous == "full" else None, lock)
     except (OSError, apsw.Error, BadConfig) as exc:
         if lock is not None:
             os.close(lock)

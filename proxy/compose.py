@@ -48,8 +48,8 @@ async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
     instructions = await _instructions(svc, turn, found, count)
     limits = await _limits(svc, turn, found)
     cut_key = _cut_key(turn, limits)
-    tools = turn.fields.get("tools")
-    tools_tokens = tokens.of_tools([bytes(item) for item in _items(tools)], count) if tools else 0
+    tools = turn.fields.get("tools", b"null")
+    tools_tokens = tokens.of_tools([bytes(item) for item in _items(tools)], count) if tools != b"null" else 0
     new_tokens = sum([message.tokens for message in new]) + tokens.REPLY
     room = None if limits.budget is None else limits.budget - instructions.tokens - tools_tokens - new_tokens
     past = _block(svc, found, cut_key, room) or await _past(svc, turn, found, limits)

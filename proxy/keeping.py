@@ -9,6 +9,7 @@ import msgspec
 from proxy import recollect
 from proxy.compose import Composed, reprice
 from proxy.context import tokens
+from proxy.context.transcript import call_ids
 from proxy.forwarded import Block
 from proxy.recollect import Found
 from proxy.reconcile import digest
@@ -52,9 +53,9 @@ async def keep_cut_short(svc: Services, turn: Turn, kept: Kept, fold: Fold) -> N
 
 async def _reply(svc: Services, value: dict[str, object], status: Status) -> Message:
     count = await svc.counter()
-    calls = value.get("tool_calls")
-    made = len(calls) if isinstance(calls, list) else 0
-    return Message("assistant", _encode(value), digest(value), tokens.of_message(value, count), made, status)
+    raw = _encode(value)
+    made = len(call_ids(raw)) if value.get("tool_calls") else 0
+    return Message("assistant", raw, digest(value), tokens.of_message(value, count), made, status)
 
 
 async def _settled(work: Awaitable[T]) -> T:

@@ -75,6 +75,7 @@ def assemble(material: Material, limits: Limits, count: Count) -> Plan:
         evict_to=limits.evict_to,
         must=_must(history, new),
         user=_newest_user(history, new),
+        whole=_reaches_cut(material, limits.cut),
     )
     kept = STRATEGIES[strategy](room)
     sent = history[kept.start :] if kept.user is None else [history[kept.user], *history[kept.start :]]
@@ -82,7 +83,7 @@ def assemble(material: Material, limits: Limits, count: Count) -> Plan:
     parts = [part for part in (material.instructions, past) if part]
     parts.extend([piece.raw for piece in new])
     history_tokens = sum([piece.tokens for piece in sent])
-    left = [piece for n, piece in enumerate(history[: kept.start]) if n != kept.user]
+    left = [*_orphans(material, history), *[piece for n, piece in enumerate(history[: kept.start]) if n != kept.user]]
     return Plan(
         messages=b",".join(parts),
         past=past,
@@ -127,6 +128,20 @@ def _border(pieces: Sequence[Piece], material: Material) -> int:
         return len(pieces)
     fresh = {id(piece) for piece in material.new}
     return next((n for n, piece in enumerate(pieces) if id(piece) in fresh), len(pieces))
+
+
+def _reaches_cut(material: Material, cut: int) -> bool:
+    """Whether the history was read back to where the last turn's began, and not only until the budget was full."""
+    first = material.history[int(material.detached) :][:1]
+    return not first or (first[0].seq or 0) <= max(cut, 1)
+
+
+def _orphans(material: Material, history: Sequence[Piece]) -> list[Piece]:
+    """Stored results that are not sent because their call stands before what was read."""
+    if not any(piece.role == "tool" for piece in material.history):
+        return []
+    sent = {piece.seq for piece in history}
+    return [piece for piece in material.history if piece.seq not in sent]
 
 
 def _waits(new: Sequence[Piece]) -> bool:

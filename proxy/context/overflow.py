@@ -20,7 +20,8 @@ class Room(msgspec.Struct, frozen=True, gc=False):
     `pieces`: the newest part of the history, oldest first, repaired. `budget`: for everything sent; `fixed`: system and
     tools; `new`: the new messages. `cut`: the seq where the last turn's history began (0: at the first message).
     `must`: index from which pieces have to be sent (a group that the new messages answer). `user`: index of the newest
-    user message when the new messages hold none.
+    user message when the new messages hold none. `whole`: the pieces reach back to the cut; what does not was more than
+    the budget already, whatever is left of it.
     """
 
     pieces: Sequence[Piece]
@@ -31,6 +32,7 @@ class Room(msgspec.Struct, frozen=True, gc=False):
     evict_to: float
     must: int
     user: int | None
+    whole: bool = True
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
@@ -66,7 +68,7 @@ def truncate(room: Room) -> Kept:
             param="messages",
         )
     start = _kept_cut(room)
-    if sizes[start] > available:
+    if not room.whole or sizes[start] > available:
         start = _evict(room, sizes, available, min(available, int(room.evict_to * (room.budget - room.fixed))))
     return Kept(start, room.user if room.user is not None and room.user < start else None)
 
@@ -82,6 +84,8 @@ def _sizes(room: Room) -> list[int]:
 
 def _kept_cut(room: Room) -> int:
     """The index where the last turn's history began."""
+    if room.whole and not room.cut:
+        return 0
     for n, piece in enumerate(room.pieces[: room.must]):
         if piece.seq is not None and piece.seq >= room.cut and piece.role not in RESULTS:
             return n
@@ -92,12 +96,16 @@ def _evict(room: Room, sizes: Sequence[int], available: int, target: int) -> int
     """The earliest place to start from: between turns if possible, else between groups, else what must be sent."""
     pieces = room.pieces
     groups = [n for n in range(room.must) if pieces[n].role not in RESULTS]
-    turns = [n for n in groups if pieces[n].role == "user" or n == 0 or pieces[n].turn != pieces[n - 1].turn]
+    turns = [n for n in groups if pieces[n].role == "user" or _begins_turn(room, n)]
     for places, limit in ((turns, target), (turns, available), (groups, target), (groups, available)):
         start = next((n for n in places if sizes[n] <= limit), None)
         if start is not None:
             return start
     return room.must
+
+
+def _begins_turn(room: Room, n: int) -> bool:
+    return room.whole if n == 0 else room.pieces[n].turn != room.pieces[n - 1].turn
 
 
 STRATEGIES: dict[str, Callable[[Room], Kept]] = {"truncate": truncate, "null": everything}

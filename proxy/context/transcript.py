@@ -31,25 +31,19 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
     count: int = 1
 
 
-class _Id(msgspec.Struct):
-    id: str = ""
-
-
-class _Ids(msgspec.Struct):
-    tool_calls: list[_Id] | None = None
-    tool_call_id: str | None = None
-
-
-_decode = msgspec.json.Decoder(_Ids).decode
-
-
 def of_entry(entry: Entry) -> Piece:
     return Piece(entry.role, entry.raw, entry.tokens, entry.seq, entry.turn, entry.calls)
 
 
 def call_ids(raw: bytes) -> tuple[str, ...]:
-    """The ids of the tool calls that an assistant message makes."""
-    return tuple(call.id for call in _decode(raw).tool_calls or ())
+    """The ids of the tool calls that an assistant message makes. What a model made up in their place counts as none:
+    the upstream is not trusted to keep to the format."""
+    calls = msgspec.json.decode(raw).get("tool_calls")
+    return tuple(str(call["id"]) for call in calls if isinstance(call, dict) and "id" in call) if calls else ()
+
+
+def _answers(raw: bytes) -> str:
+    return str(msgspec.json.decode(raw).get("tool_call_id"))
 
 
 def repaired(pieces: Sequence[Piece], count: Count) -> list[Piece]:
@@ -60,7 +54,7 @@ def repaired(pieces: Sequence[Piece], count: Count) -> list[Piece]:
     open_calls: list[str] = []
     for piece in pieces:
         if piece.role == "tool":
-            answered = _decode(piece.raw).tool_call_id or ""
+            answered = _answers(piece.raw)
             if answered in open_calls:
                 open_calls.remove(answered)
                 out.append(piece)

@@ -139,6 +139,8 @@ def messages(given: Fields, most: int, nesting: int) -> list[tuple[bytes, dict[s
         raws = _items(given["messages"])
     except _BROKEN:
         raise BadRequest("messages must be a list of message objects", param="messages") from None
+    if not raws:
+        raise BadRequest("messages is empty: send the newest message, or all of them", param="messages")
     if len(raws) > most:
         raise BadRequest(
             f"messages holds {len(raws):,} messages, the limit is {most:,}; send only the new ones or raise "

@@ -1,5 +1,6 @@
 """Request -> which session, with which options. Pure: headers and fields in, a name and options out."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -98,13 +99,16 @@ def _from_headers(headers: dict[bytes, bytes]) -> dict[str, Any]:
     return {key: _plain(headers[name].decode("latin-1")) for key, name in _HEADERS.items() if name in headers}
 
 
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+
+
 def _plain(text: str) -> Any:
     """A header's text as the value it stands for."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if text == "null":
         return None
-    return int(text) if text.removeprefix("-").isdigit() and len(text) < 19 else text
+    return int(text) if _INTEGER.fullmatch(text) else text
 
 
 def _refuse_unknown(given: Mapping[str, Any]) -> None:
@@ -124,8 +128,8 @@ def _one_of(given: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str
     if key not in given:
         return None
     value = given[key]
-    if value is None and "null" in choices:
-        return "null"
+    if value is None:
+        return "null" if "null" in choices else None
     if value not in choices:
         raise BadRequest(f"session.{key} must be one of {', '.join(choices)}", param=f"session.{key}")
     return value

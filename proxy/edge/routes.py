@@ -7,6 +7,7 @@ request; everything else is ordinary Starlette.
 import asyncio
 import contextlib
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
@@ -79,7 +80,7 @@ class Edge:
             return
         task = asyncio.current_task()
         assert task is not None
-        connection = Connection(receive, send, self.svc.config, task, scope.get(ABORT))
+        connection = Connection(receive, send, self.svc.config, task, scope.get(ABORT), last=time.monotonic())
         self.open.add(connection)
         if not self._sweeping:
             self._sweeping = True
@@ -91,10 +92,21 @@ class Edge:
                 raise
             task.uncancel()
             await failures.respond(send, stopping(), {"x-request-id": request_id(dict(scope["headers"]))})
+        except Exception as exc:  # noqa: BLE001 - the last handler: a defect of ours, told without its texts
+            self._defect(exc)
+            if connection.begun:
+                connection.cut()
+            else:
+                await failures.respond(send, unexpected(), {"x-request-id": request_id(dict(scope["headers"]))})
         finally:
             self.open.discard(connection)
             if self.draining and not self.open:
                 self._idle.set()
+
+    def _defect(self, exc: Exception) -> None:
+        """One line for an exception that nobody expected: its type and where it came from, not what it says."""
+        frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(exc.__traceback__)]
+        self.svc.log("error", "defect", type=type(exc).__name__, frames=frames)
 
     def _sweep(self) -> None:
         now = time.monotonic()
@@ -130,6 +142,10 @@ class Edge:
         if endpoint is None and scope["path"] == "/v1/chat/completions":
             return MethodNotAllowed("use POST for /v1/chat/completions", headers={"Allow": "POST"})
         return None
+
+
+def unexpected() -> ProxyError:
+    return ProxyError("something unexpected went wrong in the proxy; nothing is promised to be stored", code="internal")
 
 
 async def unknown(request: Request, _exc: Exception) -> Response:

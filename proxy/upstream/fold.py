@@ -96,7 +96,8 @@ class Fold:
         _merge(self._rest.setdefault(index, {}), rest)
 
     def message(self, index: int = 0) -> dict[str, Any]:
-        """A choice's message: role, content, and whatever else the upstream sent."""
+        """A choice's message: role, content, and whatever else the upstream sent. Raises UpstreamBroken when its types
+        are wrong: what is stored is sent again, and must not spoil the session."""
         rest = self._rest.get(index, {})
         out: dict[str, Any] = {"role": rest.get("role") or "assistant"}
         text = "".join(self._text.get(index, ()))
@@ -107,6 +108,7 @@ class Fold:
             if isinstance(call, dict):
                 call.pop("index", None)
                 call.setdefault("type", "function")
+        _check(out)
         return _clean(out)
 
     def text_only(self) -> dict[str, Any]:
@@ -139,6 +141,15 @@ def _parsed(payload: bytes) -> _Chunk:
         return msgspec.convert(json.loads(payload, parse_constant=_refuse), _Chunk)
     except (ValueError, RecursionError, msgspec.ValidationError) as exc:
         raise UpstreamBroken("the upstream sent something that is not a chat completion chunk") from exc
+
+
+def _check(message: dict[str, Any]) -> None:
+    content, calls = message["content"], message.get("tool_calls")
+    parts = content if isinstance(content, list) else []
+    good = (content is None or isinstance(content, str | list)) and isinstance(calls, list | None)
+    texts = [part.get("text", "") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    if not good or not all(isinstance(text, str) for text in texts):
+        raise UpstreamBroken("the upstream's message has a content or tool_calls of a wrong type")
 
 
 def _refuse(constant: str) -> Any:

@@ -5,6 +5,7 @@ async with scripted_upstream(echoes()) as up, served(up, tmp_path) as proxied:
     assert proxied.stored("s") == ["user: hello", "assistant: echo: hello"]
 """
 
+import io
 import json
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -114,7 +115,7 @@ class Proxied:
 
     async def call(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
         async with self.http.request(
-            method, self.url + path, data=body, headers=headers, allow_redirects=False
+            method, self.url + path, data=io.BytesIO(body), headers=headers, allow_redirects=False
         ) as response:
             return Reply(response.status, response.headers, await response.read())
 

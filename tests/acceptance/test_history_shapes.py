@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from tests.acceptance.asking import asks_for, assistant, call, received, result, served, spoken, system, user
-from tests.acceptance.conftest import Stage, Talk
+from tests.acceptance.stage import Stage, Talk
 from tests.scripted import calls, calls_many, gated, says, scripted_upstream, status
 
 pytestmark = pytest.mark.anyio

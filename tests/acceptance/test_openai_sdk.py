@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from tests import faults
 from tests.acceptance.asking import MODEL, Proxied, assistant, received, result, served, system, user
-from tests.acceptance.conftest import Stage, Talk
+from tests.acceptance.stage import Stage, Talk
 from tests.scripted import Exchange, ScriptedUpstream, Step, calls, gated, says, scripted_upstream, status
 
 pytestmark = pytest.mark.anyio

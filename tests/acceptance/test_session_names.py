@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.asking import assistant, received, served
-from tests.acceptance.conftest import Stage, Talk
+from tests.acceptance.stage import Stage, Talk
 from tests.scripted import Exchange, delta, dump, echoes, envelope, gated, says, scripted_upstream
 
 pytestmark = pytest.mark.anyio

@@ -77,7 +77,8 @@ class TurnQueue:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.append(place)
         try:
-            await asyncio.wait_for(asyncio.shield(place), self.wait_s)
+            async with asyncio.timeout(self.wait_s):
+                await place
         except TimeoutError:
             self._leave_line(key, place)
             raise Conflict(
@@ -90,17 +91,19 @@ class TurnQueue:
             raise
 
     def _leave_line(self, key: tuple[int, str], place: asyncio.Future[None]) -> None:
-        if place.done():
+        if place.done() and not place.cancelled():
             self.leave(key)  # the turn came in the moment it was given up: pass it on
-        else:
+        elif place in self._lines[key]:
             self._lines[key].remove(place)
 
     def leave(self, key: tuple[int, str]) -> None:
         line = self._lines[key]
-        if line:
-            line.popleft().set_result(None)
-        else:
-            del self._lines[key]
+        while line:
+            place = line.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        del self._lines[key]
 
 
 class _Place:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import gc
 import signal
-import sys
 from collections.abc import Generator
 
 import uvicorn
@@ -17,7 +16,7 @@ from proxy.cli import settings
 from proxy.config import Config
 from proxy.edge.http import GuardedProtocol
 from proxy.edge.routes import Edge
-from proxy.errors import BadConfig
+from proxy.errors import BadConfig, Unavailable
 
 GC_YOUNG = 10_000
 """Allocations between two collections: a turn makes a few hundred, nearly all freed by their counts."""
@@ -103,12 +102,15 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self.ready.set()
-            print(self.greeting(), flush=True)
-        else:
-            print("session-proxy: the address is taken or not allowed", file=sys.stderr)
+        try:
+            await super().startup(sockets)
+        except SystemExit as exc:  # uvicorn's way of saying so, with a code of its own
+            server = self.settings.server
+            raise Unavailable(
+                f"{server.host}:{server.port} cannot be listened on, it is taken or not allowed; choose another --port"
+            ) from exc
+        self.ready.set()
+        print(self.greeting(), flush=True)
 
     def port(self) -> int:
         """The port it listens on."""

@@ -97,7 +97,7 @@ def assemble(material: Material, limits: Limits, count: Count) -> Plan:
         history=history_tokens,
         new=new_tokens,
         dropped=material.before + sum([piece.count for piece in left if piece.seq is not None]),
-        left_tokens=sum([piece.tokens for piece in left]),
+        left_tokens=sum([piece.tokens for piece in left if piece.seq is not None]),
         has_user=any(piece.role in ("user", "block") for piece in sent),
         segments=_segments(material, sent, left, new, new_tokens),
     )
@@ -184,12 +184,12 @@ def _segments(
         out.append({"source": "tools", "tokens": material.tools_tokens, "kept": True, "reason": "tools"})
     older = material.before + sum([piece.count for piece in left if piece.seq is not None])
     if older:
-        tokens = material.before_tokens + sum(piece.tokens for piece in left)
+        tokens = material.before_tokens + sum([piece.tokens for piece in left if piece.seq is not None])
         out.append({"source": "history", "count": older, "tokens": tokens, "kept": False, "reason": "over budget"})
     if sent:
         stored = [piece for piece in sent if piece.seq is not None]
         span = {"from": stored[0].seq, "to": (stored[-1].seq or 0) + stored[-1].count - 1} if stored else {}
-        count = sum([piece.count for piece in sent])
+        count = sum([piece.count for piece in stored])
         tokens = sum([piece.tokens for piece in sent])
         out.append({"source": "history", **span, "count": count, "tokens": tokens, "kept": True, "reason": "fits"})
     out.append({"source": "new", "count": len(new), "tokens": new_tokens, "kept": True, "reason": "new"})

@@ -1,0 +1,184 @@
+"""Turns without HTTP: the real store and the real path of a turn, before a model that is an object of the test."""
+
+import hashlib
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from proxy import config
+from proxy import events
+from proxy import turn as turns
+from proxy.context.tokens import Count
+from proxy.edge import body
+from proxy.errors import ProxyError
+from proxy.services import Services, Turn, TurnQueue, epoch_ms
+from proxy.store import sqlite
+from proxy.store.database import Database
+from proxy.types import Mode, Options, Scope
+from proxy.upstream.protocol import Call, Headers
+from proxy.upstream.route import Target, route
+
+Message = dict[str, Any]
+JSON = (b"content-type", b"application/json")
+EVENTS = (b"content-type", b"text/event-stream")
+
+
+@dataclass
+class Reply:
+    """`protocol.Answer` made of its parts; an exception among them is raised in its place."""
+
+    parts: Sequence[bytes | Exception]
+    headers: Headers = (JSON,)
+    status: int = 200
+    closed: bool = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self.parts:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Model:
+    """`protocol.Upstream` that says `says`: a message, or a failure. `requests`: what it was asked.
+
+    A stream brings a text in two parts, the first of 7 characters, and everything else whole.
+    """
+
+    says: Message | ProxyError = field(default_factory=lambda: {"role": "assistant", "content": "hello"})
+    requests: list[Message] = field(default_factory=list)
+    before: Callable[[], Any] | None = None
+
+    async def send(self, call: Call) -> Reply:
+        asked = json.loads(call.body)
+        self.requests.append(asked)
+        if self.before is not None:
+            await self.before()
+        if isinstance(self.says, ProxyError):
+            raise self.says
+        return Reply(streamed(self.says), (EVENTS,)) if asked.get("stream") else Reply([whole(self.says)])
+
+    async def aclose(self) -> None:
+        return
+
+
+def finish(message: Message) -> str:
+    return "tool_calls" if message.get("tool_calls") else "stop"
+
+
+def whole(message: Message) -> bytes:
+    choice = {"index": 0, "message": message, "finish_reason": finish(message)}
+    return json.dumps({"id": "c", "object": "chat.completion", "created": 1, "choices": [choice]}).encode()
+
+
+def streamed(message: Message) -> list[bytes]:
+    rest = {key: value for key, value in message.items() if key != "content"}
+    if message.get("tool_calls"):
+        rest["tool_calls"] = [{"index": n, **call} for n, call in enumerate(message["tool_calls"])]
+    text = message["content"] or ""
+    deltas = [rest, *({"content": part} for part in (text[:7], text[7:]) if part)]
+    ends: list[Message] = [{"index": 0, "delta": {}, "finish_reason": finish(message)}]
+    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas] + ends
+    chunks = [json.dumps({"id": "c", "created": 1, "choices": [choice]}) for choice in choices]
+    return [b"data: %b\n\n" % chunk.encode() for chunk in [*chunks, "[DONE]"]]
+
+
+def words(text: str) -> int:
+    """A token counter that needs no table."""
+    return len(text.split())
+
+
+@asynccontextmanager
+async def services(
+    folder: Path, model: Model, settings: str = "", wrap: Callable[[Database], Database] = lambda db: db
+) -> AsyncGenerator[Services]:
+    """Wired as app.py does it, but for the model and a cheap counter. `wrap` puts a stage before the store."""
+    settled = config.load(settings, {})
+    db = sqlite.opened(f"sqlite:///{folder / 'sessions.db'}", synchronous="normal")
+
+    async def counter() -> Count:
+        return words
+
+    async def context_of(_target: Target, _headers: Headers) -> int | None:
+        return None
+
+    try:
+        queue = TurnQueue(settled.sessions.wait_timeout_s)
+        names = {upstream.name: model for upstream in settled.upstreams}
+        yield Services(settled, wrap(db), names, counter, context_of, queue, log=lambda *_, **__: None)
+    finally:
+        await db.close()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request of a session."""
+
+    messages: Sequence[Message]
+    name: str = "s"
+    mode: Mode = "auto"
+    stream: bool = False
+    save: bool = True
+    key: str = ""
+    retried: bool = False
+    budget: int | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    tenant: int = 1
+
+    def turn(self, svc: Services) -> Turn:
+        asked = {"model": "m", "messages": self.messages, "stream": self.stream, **self.fields}
+        raw = json.dumps(asked).encode()
+        fields = body.fields(raw)
+        said = body.messages(fields, 2000, 64)
+        lead = next((n for n, (_, value) in enumerate(said) if value["role"] not in ("system", "developer")), len(said))
+        return Turn(
+            scope=Scope(self.tenant),
+            name=self.name,
+            options=Options(self.mode, self.save, self.budget),
+            request_id="r",
+            fields=fields,
+            system=tuple(raw for raw, _ in said[:lead]) if lead else None,
+            messages=said[lead:],
+            model="m",
+            stream=self.stream,
+            wants_usage=False,
+            reserve=0,
+            headers=(),
+            target=route(svc.config, "m"),
+            key=self.key,
+            retried=self.retried,
+            request=hashlib.blake2b(raw, digest_size=16).digest(),
+            now=epoch_ms(),
+            started=time.perf_counter(),
+        )
+
+
+async def run(svc: Services, ask: Ask) -> list[events.Event]:
+    """All events of a turn, to its end."""
+    return [event async for event in turns.run(svc, ask.turn(svc), events.Client())]
+
+
+async def begun(svc: Services, ask: Ask) -> events.Begin:
+    """The first event of a turn that ran to its end."""
+    first = (await run(svc, ask))[0]
+    assert isinstance(first, events.Begin)
+    return first
+
+
+async def left(svc: Services, ask: Ask) -> None:
+    """A turn whose client leaves once it has got the first words."""
+    client = events.Client()
+    running = turns.run(svc, ask.turn(svc), client)
+    async for event in running:
+        if isinstance(event, events.Chunk) and b'"content"' in event.data:
+            break
+    client.left = True
+    await running.aclose()

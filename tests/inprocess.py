@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxy import config
-from proxy import events
+from proxy import config, events
 from proxy import turn as turns
 from proxy.context.tokens import Count
 from proxy.edge import body

@@ -1,7 +1,6 @@
 """SQLite behind the Database protocol: transactions, durability, ownership, the schema, and a disk that fails."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -25,9 +24,9 @@ LIMIT_S = 20.0
 
 
 @asynccontextmanager
-async def opened(folder: Path, sync: Callable[[int], None] = os.fdatasync) -> AsyncGenerator[Sqlite]:
+async def opened(folder: Path) -> AsyncGenerator[Sqlite]:
     """A store with a table of numbers."""
-    made = sqlite.opened(url(folder), sync=sync)
+    made = sqlite.opened(url(folder))
     try:
         await made.transaction(lambda tx: tx.all("CREATE TABLE IF NOT EXISTS numbers (n INTEGER UNIQUE, data BLOB)"))
         yield made
@@ -104,46 +103,6 @@ async def test_who_stops_waiting_does_not_stop_the_work(tmp_path: Path) -> None:
         first.cancel()
         assert await db.transaction(adds(2)) == 2
         assert await numbers(db) == [1, 2]
-
-
-async def test_a_commit_is_told_only_when_the_disk_has_it(tmp_path: Path) -> None:
-    loop = asyncio.get_running_loop()
-    synced, release = asyncio.Event(), asyncio.Event()
-    holding = False
-
-    def sync(handle: int) -> None:
-        os.fdatasync(handle)
-        if holding:
-            loop.call_soon_threadsafe(synced.set)
-            asyncio.run_coroutine_threadsafe(release.wait(), loop).result(LIMIT_S)
-
-    async with opened(tmp_path, sync) as db:
-        holding = True
-        told = asyncio.ensure_future(db.transaction(adds(1)))
-        with anyio.fail_after(LIMIT_S):
-            await synced.wait()
-            await settle()
-            assert not told.done()
-            release.set()
-            assert await told == 1
-        holding = False
-
-
-async def test_a_disk_that_cannot_sync_is_said_to_all_who_wait_and_forgiven_later(tmp_path: Path) -> None:
-    broken = False
-
-    def sync(handle: int) -> None:
-        if broken:
-            raise OSError(5, "Input/output error", str(tmp_path))
-        os.fdatasync(handle)
-
-    async with opened(tmp_path, sync) as db:
-        broken = True
-        results = await asyncio.gather(*(db.transaction(adds(n)) for n in range(3)), return_exceptions=True)
-        assert [type(result) for result in results] == [Unavailable] * 3
-        assert str(tmp_path) not in str(results[0])
-        broken = False
-        assert await db.transaction(adds(9)) == 9
 
 
 async def test_a_failed_statement_outside_a_transaction_is_unavailable(tmp_path: Path) -> None:

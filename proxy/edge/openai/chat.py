@@ -129,8 +129,7 @@ def _check_choices(fields: Fields, most: int) -> None:
     value = body.parsed(fields, "n")
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most):
         raise BadRequest(f"n must be a whole number from 1 to {most}", param="n")
-    tools = body.parsed(fields, "tools")
-    if tools is not None and not isinstance(tools, list):
+    if fields.get("tools", b"null")[:1] not in (b"[", b"n"):
         raise BadRequest("tools must be a list", param="tools")
 
 

@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
                 date_header=False,
                 proxy_headers=False,
                 backlog=2048,
-                timeout_keep_alive=75,  # longer than the 5 s that SDKs keep a connection, or some requests meet its close
+                timeout_keep_alive=75,  # SDKs drop theirs after 5 s; equal times make requests meet the close
                 timeout_graceful_shutdown=5,
             )
         )

@@ -12,7 +12,7 @@ from proxy.context.tokens import Count
 from proxy.context.transcript import RESULTS, Piece, of_entry
 from proxy.recollect import Found
 from proxy.services import Services, Turn
-from proxy.store import sessions
+from proxy.store import entries, sessions
 from proxy.types import Instructions, Message, Sent
 
 THREAD_BYTES = 100_000
@@ -46,6 +46,8 @@ async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
     count = await svc.counter()
     new = await _priced(found.new, count)
     instructions = await _instructions(svc, turn, found, count)
+    if turn.options.mode == "observe":
+        return await _observed(svc, turn, found, new, instructions)
     limits = await _limits(svc, turn, found)
     cut_key = _cut_key(turn, limits)
     tools = turn.fields.get("tools", b"null")
@@ -65,8 +67,38 @@ async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
         detached=past.detached,
     )
     plan = assemble(material, limits, count)
-    body = splice(turn, as_sent(turn) if turn.options.mode == "observe" else plan.messages)
-    return Composed(body, plan, new, instructions, cut_key, past.before_tokens)
+    return Composed(splice(turn, plan.messages), plan, new, instructions, cut_key, past.before_tokens)
+
+
+async def _observed(
+    svc: Services, turn: Turn, found: Found, new: Sequence[Message], instructions: Instructions
+) -> Composed:
+    """Forwarded as sent: no budget applies, nothing is left out, and the plan tells what goes up."""
+    count = await svc.counter()
+    tools = turn.fields.get("tools", b"null")
+    material = Material(
+        instructions=instructions.raw if turn.system is not None else b"",
+        instructions_tokens=instructions.tokens if turn.system is not None else 0,
+        tools_tokens=tokens.of_tools([bytes(item) for item in _items(tools)], count) if tools != b"null" else 0,
+        history=await _known(svc, turn, found),
+        before=0,
+        before_tokens=0,
+        new=(),
+        new_tokens=sum([message.tokens for message in new]) + tokens.REPLY,
+    )
+    plan = assemble(material, Limits(None, "observe", 0, 1.0), count)
+    return Composed(splice(turn, as_sent(turn)), plan, new, instructions, "", 0)
+
+
+async def _known(svc: Services, turn: Turn, found: Found) -> Sequence[Piece]:
+    """The sent messages that are stored already, as one block: their price is the difference of two running totals."""
+    if found.session is None or not found.known or not found.line:
+        return ()
+    last = found.line[0][2]
+    end = await entries.at(svc.db, turn.scope, found.session.id, found.line, last)
+    before = await entries.at(svc.db, turn.scope, found.session.id, found.line, last - found.known)
+    price = (end.total if end else 0) - (before.total if before else 0)
+    return (Piece("block", b"", price, last - found.known + 1, count=found.known),)
 
 
 def _block(svc: Services, found: Found, cut_key: str, room: int | None) -> Past | None:

@@ -13,6 +13,7 @@ ProxyError                      what the edge renders: status, message, type, co
 ├── Unprocessable         422   an idempotency key used for another body
 ├── TooManyRequests       429
 ├── Unavailable           503   storage down, or the server is draining
+│   └── StoredUnsynced          committed, but the disk failed to confirm it
 └── UpstreamError               the model server
     ├── UpstreamRefused   as is it answered with an error: status, type, code, Retry-After are kept
     ├── UpstreamUnreachable 502 refused, reset or garbage before the first byte
@@ -112,6 +113,12 @@ class TooManyRequests(ProxyError):
 class Unavailable(ProxyError):
     status = 503
     type = "server_error"
+
+
+class StoredUnsynced(Unavailable):
+    """The turn is in the store, but the disk did not confirm it: it is not promised to last, and a retry gets it."""
+
+    code = "storage_unavailable"
 
 
 class UpstreamError(ProxyError):

@@ -38,9 +38,11 @@ Event = Begin | Chunk | End
 
 @dataclass(slots=True)
 class Client:
-    """Whether the one who asked is still there; set by the edge before it cancels the turn."""
+    """Whether the one who asked is still there; set by the edge before it cancels the turn. `may_leave`: the turn goes
+    on to its end without one."""
 
     left: bool = False
+    may_leave: bool = False
 
 
 @dataclass(slots=True)

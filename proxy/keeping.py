@@ -10,12 +10,13 @@ from proxy import recollect
 from proxy.compose import Composed, reprice
 from proxy.context import tokens
 from proxy.context.transcript import call_ids
+from proxy.errors import StoredUnsynced
 from proxy.forwarded import Block
 from proxy.recollect import Found
 from proxy.reconcile import digest
 from proxy.services import Services, Turn, epoch_ms
 from proxy.store import sessions, turns
-from proxy.types import Message, Status
+from proxy.types import Line, Message, Status
 from proxy.upstream.fold import Fold
 
 T = TypeVar("T")
@@ -31,8 +32,9 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     uuid: str
     name: str
     number: int
-    observed: bool = False
-    """Whether the turn ran beside others and takes its place in the session only now."""
+
+    def key(self, turn: Turn) -> Line:
+        return turn.scope.line(self.name)
 
 
 async def keep(svc: Services, turn: Turn, kept: Kept, fold: Fold, body: bytes | None) -> int:
@@ -59,33 +61,54 @@ async def _reply(svc: Services, value: dict[str, object], status: Status) -> Mes
 
 
 async def _settled(work: Awaitable[T]) -> T:
-    """Waits for a commit to its end: a cancelled turn must not leave the queue while it is still being written."""
+    """Waits for a commit to its end, however often the task is cancelled meanwhile: it must not leave the session's
+    queue while the turn is being written. What is stored is then told: the cancellation came too late to matter."""
     future = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait((future,))
-        raise
+    cancelled = 0
+    while not future.done():
+        try:
+            await asyncio.wait((future,))
+        except asyncio.CancelledError:
+            cancelled += 1
+    task = asyncio.current_task()
+    if task is not None:
+        for _ in range(cancelled):
+            task.uncancel()
+    return future.result()
 
 
 async def _append(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> int:
-    if kept.observed:
+    if turn.options.mode == "observe":
         return await _settled(_append_observed(svc, turn, kept, reply, fold, answer))
-    record = _record(turn, kept, reply, fold, answer)
-    session, branch = await _settled(turns.append(svc.db, turn.scope, record))
-    svc.forwarded.put(session, branch, _block(kept, record, reply))
+    return await _settled(_stored(svc, turn, kept, _record(turn, kept, reply, fold, answer)))
+
+
+async def _stored(svc: Services, turn: Turn, kept: Kept, record: turns.Record) -> int:
+    """The commit, and what follows from it in memory whether or not anybody still waits."""
+    key = kept.key(turn)
+    try:
+        session, branch = await turns.append(svc.db, turn.scope, record)
+    except StoredUnsynced:
+        svc.failed.clear(key)  # it is in the store: its retry gets it
+        raise
+    svc.failed.clear(key)
+    observed = turn.options.mode == "observe"
+    svc.forwarded.put(session, branch, None if observed else _block(kept, record, record.messages[-1]))
     return branch
 
 
 async def _append_observed(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> int:
-    """Observed turns run at once and reconcile here, in the queue."""
-    async with svc.queue.turn(turn.scope.tenant, kept.name):
-        at = await recollect.find(svc, turn, await sessions.find(svc.db, turn.scope, turn.name))
+    """Observed turns run at once and reconcile here, in the queue. Their answer is delivered: they wait as long as any
+    turn can run."""
+    async with svc.queue.turn(kept.key(turn), turn.target.upstream.total_timeout_s):
+        turn = await recollect.settled(svc, turn)
+        found = await sessions.find(svc.db, turn.scope, turn.name)
+        earlier = None if found is None else await recollect.answered(svc, turn, found[0], kept.key(turn))
+        if earlier is not None:
+            return earlier.branch
+        at = await recollect.find(svc, turn, found)
         kept = msgspec.structs.replace(kept, at=at, composed=await reprice(svc, turn, at, kept.composed))
-        record = _record(turn, kept, reply, fold, answer)
-        session, branch = await turns.append(svc.db, turn.scope, record)
-        svc.forwarded.put(session, branch, None)
-        return branch
+        return await _stored(svc, turn, kept, _record(turn, kept, reply, fold, answer))
 
 
 def _block(kept: Kept, record: turns.Record, reply: Message) -> Block | None:

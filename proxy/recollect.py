@@ -1,7 +1,7 @@
 """What the store holds for a turn: where the request continues, which messages are new, the history to choose from.
 
 Reads only, and only what the request calls for: a client that sends its newest message costs one lookup and one
-window; digests are read when the request looks like a resend, whole lines never.
+window; digests are read when the request looks like a resend, old texts never.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from proxy.context.transcript import call_ids
 from proxy.errors import BadRequest, NotFound, Unprocessable
 from proxy.reconcile import EVIDENCE, Path, Said, content_of, digest, reconcile
 from proxy.services import Services, Turn
-from proxy.store import entries, sessions, turns
-from proxy.types import ROOT_BRANCH, Branch, Entry, Instructions, Scope, Sent, Session
+from proxy.store import entries, keys, sessions, turns
+from proxy.types import ROOT_BRANCH, Branch, Entry, Instructions, Line, Scope, Sent, Session
 
 RETRY_MS = 10 * 60 * 1000
 """How long an SDK's retry of the latest turn is recognised."""
@@ -53,10 +53,17 @@ class History(msgspec.Struct, frozen=True, gc=False):
     detached: bool
 
 
-async def answered(svc: Services, turn: Turn, session: Session, key: tuple[int, str]) -> turns.Answered | None:
+async def settled(svc: Services, turn: Turn) -> Turn:
+    """The turn under its tenant's number, which the turn before it may have made."""
+    if turn.scope.tenant > 0 or turn.scope.credential is None:
+        return turn
+    return msgspec.structs.replace(turn, scope=await keys.passthrough_scope(svc.db, turn.scope.credential))
+
+
+async def answered(svc: Services, turn: Turn, session: Session, key: Line) -> turns.Answered | None:
     """The stored answer when this request is a retry. Raises Unprocessable for a key used with another body."""
     if turn.key:
-        earlier = await turns.answered(svc.db, turn.scope, session.id, turn.key)
+        earlier = await turns.answered(svc.db, turn.scope, session.id, turn.key, turn.now)
         if earlier is not None and earlier.request != turn.request:
             raise Unprocessable(
                 "this Idempotency-Key was used for another request of this session; use a new key",
@@ -67,8 +74,8 @@ async def answered(svc: Services, turn: Turn, session: Session, key: tuple[int, 
         return earlier
     if not turn.retried or svc.failed.has(key, turn.request):
         return None
-    latest = await turns.answered(svc.db, turn.scope, session.id, "")
-    if latest is None or latest.turn != session.turns or latest.request != turn.request:
+    latest = await turns.answered(svc.db, turn.scope, session.id, "", turn.now)
+    if latest is None or latest.request != turn.request:
         return None
     return latest if turn.now - latest.at <= RETRY_MS else None
 
@@ -84,13 +91,17 @@ async def find(svc: Services, turn: Turn, found: sessions.Found | None) -> Found
     lines = await _lines(svc, turn, session, current, sent)
     said = await _match(svc, turn, session, lines, sent)
     branch = lines[said.branch][0]
-    said = await _superseding(svc, turn, session, branch, said, sent)
+    again = await _superseded(svc, turn, session, branch, said, sent)
+    said = said if again is None else again
     line = lines[said.branch][1]
     end = None
     if said.fork_at is not None:
         line = _until(line, said.fork_at)
         end = await entries.at(svc.db, turn.scope, session.id, line, said.fork_at)
-    standing = await _instructions(svc, turn, session, branch, said, end)
+    number = branch.instructions
+    if said.fork_at is not None and again is None:
+        number = None if end is None else await sessions.instructions_at(svc.db, turn.scope, session.id, end.turn)
+    standing = await _instructions(svc, turn, session, number)
     sent = await _stored_copies(svc, turn, session, said, sent, line)
     fork_total = 0 if end is None else end.total
     return Found(session, branch, sent, said.known, said.fork_at, fork_total, line, standing)
@@ -105,6 +116,8 @@ def _read(turn: Turn, last_calls: Sequence[str]) -> list[Sent]:
         role = str(value["role"])
         if role == "tool":
             answers = str(value["tool_call_id"])
+            if answers not in calls and turn.options.mode == "observe":
+                calls = (answers,)  # forwarded as sent, whatever it answers
             if answers not in calls:
                 raise BadRequest(
                     f"messages[{n}] answers the tool call {answers[:64]!r}, which neither this request nor the "
@@ -237,15 +250,16 @@ async def _held(svc: Services, scope: Scope, session: Session, sent: Sequence[Se
     return frozenset()
 
 
-async def _superseding(
+async def _superseded(
     svc: Services, turn: Turn, session: Session, branch: Branch, said: Said, sent: Sequence[Sent]
-) -> Said:
-    """The same new messages again after a reply that was cut short take that turn's place, on a branch of their own."""
+) -> Said | None:
+    """The same new messages again after a reply that was cut short take that turn's place, on a branch of their own and
+    under the instructions of that turn. None when it is something else."""
     if branch.end_status != "incomplete" or said.fork_at is not None or turn.options.mode == "append":
-        return said
+        return None
     first, marks = await turns.sent_in(svc.db, turn.scope, session.id, branch.last_turn)
     if not marks or marks != [message.digest for message in sent[said.known :]]:
-        return said
+        return None
     return Said(branch.number, said.known, fork_at=first - 1)
 
 
@@ -277,16 +291,9 @@ async def _stored_copies(
     return out
 
 
-async def _instructions(
-    svc: Services, turn: Turn, session: Session, branch: Branch, said: Said, end: Entry | None
-) -> Instructions:
-    """The instructions in force: the branch's, or those of the turn after which it forks."""
-    if turn.system is not None:
-        return Instructions()
-    number = branch.instructions
-    if said.fork_at is not None:
-        number = None if end is None else await sessions.instructions_at(svc.db, turn.scope, session.id, end.turn)
-    if number is None:
+async def _instructions(svc: Services, turn: Turn, session: Session, number: int | None) -> Instructions:
+    """The instructions in force, by their number; none when the request brings its own."""
+    if turn.system is not None or number is None:
         return Instructions()
     return await sessions.instructions(svc.db, turn.scope, session.id, number)
 

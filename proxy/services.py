@@ -5,6 +5,7 @@ import time
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -16,7 +17,7 @@ from proxy.errors import Conflict
 from proxy.forwarded import Forwarded
 from proxy.store.database import Database
 from proxy.telemetry.log import Log
-from proxy.types import Options, Scope
+from proxy.types import Line, Options, Scope
 from proxy.upstream.protocol import Headers, Upstream
 from proxy.upstream.route import Target
 
@@ -63,13 +64,13 @@ class TurnQueue:
 
     def __init__(self, wait_s: float) -> None:
         self.wait_s = wait_s
-        self._lines: dict[tuple[int, str], deque[asyncio.Future[None]]] = {}
+        self._lines: dict[Line, deque[asyncio.Future[None]]] = {}
 
-    def turn(self, tenant: int, name: str) -> "_Place":
+    def turn(self, key: Line, wait_s: float | None = None) -> "_Place":
         """`async with` it: the body runs alone in its session. Raises Conflict after `wait_s` seconds of waiting."""
-        return _Place(self, (tenant, name))
+        return _Place(self, key, self.wait_s if wait_s is None else wait_s)
 
-    async def enter(self, key: tuple[int, str]) -> None:
+    async def enter(self, key: Line, wait_s: float) -> None:
         line = self._lines.get(key)
         if line is None:
             self._lines[key] = deque()
@@ -77,12 +78,12 @@ class TurnQueue:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.append(place)
         try:
-            async with asyncio.timeout(self.wait_s):
+            async with asyncio.timeout(wait_s):
                 await place
         except TimeoutError:
             self._leave_line(key, place)
             raise Conflict(
-                f"another turn of this session has been running for {self.wait_s:g} s; try again",
+                f"another turn of this session has been running for {wait_s:g} s; try again",
                 code="session_busy",
                 headers={"Retry-After": "1"},
             ) from None
@@ -90,13 +91,13 @@ class TurnQueue:
             self._leave_line(key, place)
             raise
 
-    def _leave_line(self, key: tuple[int, str], place: asyncio.Future[None]) -> None:
+    def _leave_line(self, key: Line, place: asyncio.Future[None]) -> None:
         if place.done() and not place.cancelled():
             self.leave(key)  # the turn came in the moment it was given up: pass it on
-        elif place in self._lines[key]:
+        elif place in self._lines.get(key, ()):
             self._lines[key].remove(place)
 
-    def leave(self, key: tuple[int, str]) -> None:
+    def leave(self, key: Line) -> None:
         line = self._lines[key]
         while line:
             place = line.popleft()
@@ -106,15 +107,16 @@ class TurnQueue:
         del self._lines[key]
 
 
-class _Place:
-    __slots__ = ("key", "queue")
+class _Place(AbstractAsyncContextManager[None]):
+    __slots__ = ("key", "queue", "wait_s")
 
-    def __init__(self, queue: TurnQueue, key: tuple[int, str]) -> None:
+    def __init__(self, queue: TurnQueue, key: Line, wait_s: float) -> None:
         self.queue = queue
         self.key = key
+        self.wait_s = wait_s
 
     async def __aenter__(self) -> None:
-        await self.queue.enter(self.key)
+        await self.queue.enter(self.key, self.wait_s)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -127,21 +129,21 @@ class Numbers:
     before it commits."""
 
     def __init__(self) -> None:
-        self._promised: dict[tuple[int, str], list[int]] = {}
-        self._uuids: dict[tuple[int, str], str] = {}
+        self._promised: dict[Line, list[int]] = {}
+        self._uuids: dict[Line, str] = {}
 
-    def promise(self, key: tuple[int, str], stored: int) -> int:
+    def promise(self, key: Line, stored: int) -> int:
         """The next number after the stored ones and those promised."""
         promised = self._promised.setdefault(key, [])
         number = max([stored, *promised]) + 1
         promised.append(number)
         return number
 
-    def uuid(self, key: tuple[int, str]) -> str:
+    def uuid(self, key: Line) -> str:
         """The UUID of a session that is being made: the same for all first turns that run at once."""
         return self._uuids.setdefault(key, new_id())
 
-    def release(self, key: tuple[int, str], number: int) -> None:
+    def release(self, key: Line, number: int) -> None:
         promised = self._promised[key]
         promised.remove(number)
         if not promised:
@@ -156,17 +158,17 @@ class Failed:
     MOST = 10_000
 
     def __init__(self) -> None:
-        self._requests: OrderedDict[tuple[int, str], bytes] = OrderedDict()
+        self._requests: OrderedDict[Line, bytes] = OrderedDict()
 
-    def note(self, key: tuple[int, str], request: bytes) -> None:
+    def note(self, key: Line, request: bytes) -> None:
         self._requests[key] = request
         if len(self._requests) > self.MOST:
             self._requests.popitem(last=False)
 
-    def clear(self, key: tuple[int, str]) -> None:
+    def clear(self, key: Line) -> None:
         self._requests.pop(key, None)
 
-    def has(self, key: tuple[int, str], request: bytes) -> bool:
+    def has(self, key: Line, request: bytes) -> bool:
         return self._requests.get(key) == request
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
 from proxy import recollect
 from proxy.compose import compose
@@ -11,6 +11,7 @@ from proxy.events import Begin, Chunk, Client, Clock, End, Event
 from proxy.keeping import Kept, keep, keep_cut_short
 from proxy.services import Services, Turn
 from proxy.store import sessions
+from proxy.types import Line
 from proxy.upstream import replay
 from proxy.upstream.exchange import exchange, kept_headers, read
 from proxy.upstream.fold import Fold
@@ -24,28 +25,43 @@ async def run(svc: Services, turn: Turn, client: Client) -> AsyncGenerator[Event
     clock = Clock(0.0, turn.started)
     name = await _own_name(svc, turn)
     clock.pause()
-    observed = turn.options.mode == "observe" and not (turn.key or turn.retried)
-    async with nullcontext() if observed else svc.queue.turn(turn.scope.tenant, name):
+    key = turn.scope.line(name)
+    async with _own_turn(svc, turn, key):
         clock.go_on()
-        key = (turn.scope.tenant, name)
+        turn = await recollect.settled(svc, turn)
         found = await sessions.find(svc.db, turn.scope, turn.name)
         earlier = None if found is None else await recollect.answered(svc, turn, found[0], key)
         if found is not None and earlier is not None:
-            yield Begin(found[0].uuid, earlier.turn, found[0].branch, None)
+            yield Begin(found[0].uuid, earlier.turn, earlier.branch, None)
             yield End(replay.as_stream(earlier.answer, turn.wants_usage) + DONE if turn.stream else earlier.answer)
             return
-        svc.failed.note(key, turn.request)  # until it is stored
-        at = await recollect.find(svc, turn, found)
-        composed = await compose(svc, turn, at)
-        number = svc.numbers.promise(key, 0 if at.session is None else at.session.turns)
-        uuid = svc.numbers.uuid(key) if at.session is None else at.session.uuid
-        try:
-            kept = Kept(at, composed, uuid, name, number, observed)
-            async with aclosing(_answered(svc, turn, client, kept, clock)) as events:
-                async for event in events:
-                    yield event
-        finally:
-            svc.numbers.release(key, number)
+        async with aclosing(_taken(svc, turn, client, found, key, clock)) as events:
+            async for event in events:
+                yield event
+
+
+async def _taken(
+    svc: Services, turn: Turn, client: Client, found: sessions.Found | None, key: Line, clock: Clock
+) -> AsyncGenerator[Event]:
+    """A turn that is new: placed, composed, numbered, answered."""
+    svc.failed.note(key, turn.request)  # until it is stored
+    at = await recollect.find(svc, turn, found)
+    composed = await compose(svc, turn, at)
+    number = svc.numbers.promise(key, 0 if at.session is None else at.session.turns)
+    uuid = svc.numbers.uuid(key) if at.session is None else at.session.uuid
+    try:
+        async with aclosing(_answered(svc, turn, client, Kept(at, composed, uuid, key[1], number), clock)) as events:
+            async for event in events:
+                yield event
+    finally:
+        svc.numbers.release(key, number)
+
+
+def _own_turn(svc: Services, turn: Turn, key: Line) -> AbstractAsyncContextManager[None]:
+    """The session's queue. Observed turns run at once; only those under one Idempotency-Key wait for each other."""
+    if turn.options.mode != "observe":
+        return svc.queue.turn(key)
+    return svc.queue.turn(turn.scope.line(f"{key[1]} {turn.key}")) if turn.key else nullcontext()
 
 
 async def _own_name(svc: Services, turn: Turn) -> str:
@@ -82,7 +98,6 @@ async def _answered(svc: Services, turn: Turn, client: Client, kept: Kept, clock
         clock.go_on()
         settling = True
         branch = await keep(svc, turn, kept, fold, body)
-        svc.failed.clear((turn.scope.tenant, kept.name))
         if not begun:
             clock.pause()
             yield _begin(turn, kept, answer, clock, branch)

@@ -15,13 +15,26 @@ Status = Literal["complete", "incomplete"]
 ROOT_BRANCH = 1
 
 
+Line = tuple[int | str, str]
+"""What turns queue under: the tenant (by its name where it may not exist yet) and the session's name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Who asks: the tenant that every query is bound to, and the key that goes upstream in `passthrough` mode."""
+    """Who asks: the tenant that every query is bound to, and the key that goes upstream in `passthrough` mode.
+
+    A tenant that does not exist yet has a negative number of its own, which no row has, and its `name`: it is made with
+    its first turn, so that a key which the upstream refuses leaves nothing.
+    """
 
     tenant: int
     role: str = "user"
+    name: str = ""
+    """Of a tenant in `passthrough` mode: the hash of its key."""
     credential: bytes | None = field(default=None, repr=False)
+
+    def line(self, session: str) -> Line:
+        return (self.name or self.tenant, session)
 
 
 class Options(msgspec.Struct, frozen=True, gc=False):

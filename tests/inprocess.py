@@ -22,6 +22,7 @@ from proxy.upstream.protocol import Call, Headers
 from proxy.upstream.route import Target, route
 
 Message = dict[str, Any]
+DEFAULT = Scope(1)
 JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream")
 
@@ -130,7 +131,7 @@ class Ask:
     retried: bool = False
     budget: int | None = None
     fields: dict[str, Any] = field(default_factory=dict)
-    tenant: int = 1
+    scope: Scope = DEFAULT
 
     def turn(self, svc: Services) -> Turn:
         asked = {"model": "m", "messages": self.messages, "stream": self.stream, **self.fields}
@@ -139,7 +140,7 @@ class Ask:
         said = body.messages(fields, 2000, 64)
         lead = next((n for n, (_, value) in enumerate(said) if value["role"] not in ("system", "developer")), len(said))
         return Turn(
-            scope=Scope(self.tenant),
+            scope=self.scope,
             name=self.name,
             options=Options(self.mode, self.save, self.budget),
             request_id="r",

@@ -108,7 +108,7 @@ def _begins_turn(room: Room, n: int) -> bool:
     return room.whole if n == 0 else room.pieces[n].turn != room.pieces[n - 1].turn
 
 
-STRATEGIES: dict[str, Callable[[Room], Kept]] = {"truncate": truncate, "null": everything}
+STRATEGIES: dict[str, Callable[[Room], Kept]] = {"truncate": truncate, "null": everything, "observe": everything}
 
 RUNS_AS = {"adaptive": "truncate", "summarize": "truncate"}
 """Strategies that sessions may ask for already and that run as another one."""

@@ -47,9 +47,13 @@ def _answers(raw: bytes) -> str:
 
 
 def repaired(pieces: Sequence[Piece], count: Count) -> list[Piece]:
-    """The same list with every call answered and no orphan. Lists without calls and results come back as they are."""
+    """The same list with every call answered and no orphan. Lists without calls and results come back as they are.
+
+    A result that came late, after other messages, takes its place behind its call.
+    """
     if not any(piece.calls or piece.role == "tool" for piece in pieces):
         return list(pieces)
+    late = _late(pieces)
     out: list[Piece] = []
     open_calls: list[str] = []
     for piece in pieces:
@@ -59,15 +63,34 @@ def repaired(pieces: Sequence[Piece], count: Count) -> list[Piece]:
                 open_calls.remove(answered)
                 out.append(piece)
             continue
-        out.extend(_synthetic(open_calls, count))
+        out.extend(_filled(open_calls, late, count))
         open_calls = list(call_ids(piece.raw)) if piece.calls else []
         out.append(piece)
-    out.extend(_synthetic(open_calls, count))
+    out.extend(_filled(open_calls, late, count))
     return out
 
 
-def _synthetic(calls: Iterable[str], count: Count) -> list[Piece]:
-    return [_no_result(call, count) for call in calls]
+def _late(pieces: Sequence[Piece]) -> dict[str, Piece]:
+    """The results that stand apart from their call, by its id; one whose call is not before it is none."""
+    made: set[str] = set()
+    open_calls: list[str] = []
+    late: dict[str, Piece] = {}
+    for piece in pieces:
+        if piece.role != "tool":
+            open_calls = list(call_ids(piece.raw)) if piece.calls else []
+            made.update(open_calls)
+            continue
+        answered = _answers(piece.raw)
+        if answered in open_calls:
+            open_calls.remove(answered)
+        elif answered in made:
+            late[answered] = piece
+    return late
+
+
+def _filled(calls: Iterable[str], late: dict[str, Piece], count: Count) -> list[Piece]:
+    """For calls without a result behind them: the one that came late, else a synthetic one."""
+    return [late.pop(call, None) or _no_result(call, count) for call in calls]
 
 
 def _no_result(call: str, count: Count) -> Piece:

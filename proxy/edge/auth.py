@@ -2,7 +2,7 @@
 
 from proxy.config import Config, is_loopback
 from proxy.errors import Forbidden, Unauthorized
-from proxy.services import Services, epoch_ms
+from proxy.services import Services
 from proxy.store import keys
 from proxy.types import Scope
 
@@ -19,7 +19,7 @@ async def scope_of(svc: Services, headers: dict[bytes, bytes]) -> Scope:
     if not key:
         raise Unauthorized("Incorrect API key provided: none. Send it as Authorization: Bearer KEY.")
     if mode == "passthrough":
-        return Scope(await keys.tenant_of(svc.db, key, epoch_ms()), credential=key)
+        return await keys.passthrough_scope(svc.db, key)
     scope = await keys.scope_of(svc.db, key)
     if scope is None:
         raise Unauthorized("Incorrect API key provided. `session-proxy keys create` makes one.")

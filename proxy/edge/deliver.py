@@ -95,20 +95,20 @@ class Connection:
             if self.blocked_since is not None:
                 if now - self.blocked_since > server.send_timeout_s:
                     self.cut()
-                    self.leave(always=True)
+                    self.leave(stalled=True)
             elif self.comments and 0 < server.keepalive_comment_s <= now - self.last:
                 self.pinging = asyncio.ensure_future(self.write(PING))
 
     async def _watch(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":
             pass
-        self.leave(always=self.config.sessions.on_disconnect != "finish")
+        self.leave()
 
-    def leave(self, always: bool) -> None:
-        """The client is gone: the turn is told, and ended unless it may `finish` without one."""
+    def leave(self, stalled: bool = False) -> None:
+        """The client is gone: the turn is told, and ended unless it may finish without one."""
         if self.client is not None and not self.over and not self.client.left:
             self.client.left = True
-            if always:
+            if stalled or not self.client.may_leave:
                 self.task.cancel()
 
 
@@ -192,6 +192,4 @@ async def _break(connection: Connection, failure: ProxyError) -> None:
 
 
 def stopping() -> ProxyError:
-    return Unavailable(
-        "the server is stopping; nothing was stored, send it again", code="shutting_down", headers={"Retry-After": "5"}
-    )
+    return Unavailable("the server is stopping; send it again", code="shutting_down", headers={"Retry-After": "5"})

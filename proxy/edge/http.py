@@ -18,6 +18,12 @@ TOO_LARGE = (
 )
 
 
+def _unended(data: bytes) -> bool:
+    """Whether the headers in what just came are too large: a large body may follow small ones in one read."""
+    end = data.find(b"\r\n\r\n")
+    return end < 0 or end > HEADER_BYTES
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """Closes a connection whose headers do not come within 10 s, and answers 431 to more than 64 KB of them."""
 
@@ -37,11 +43,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self._late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
         if self._late is not None:
             self._head += len(data)
-        super().data_received(data)
-        if self._late is not None and self._head > HEADER_BYTES and not self.transport.is_closing():
+        if self._late is not None and self._head > HEADER_BYTES and _unended(data):
             head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
             self.transport.write(head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(TOO_LARGE) + TOO_LARGE)
             self.transport.close()
+            return
+        super().data_received(data)
 
     def on_headers_complete(self) -> None:
         self._in_time()

@@ -22,7 +22,7 @@ from proxy.edge.deliver import SWEEP_S, Connection, stopping
 from proxy.edge.http import ABORT
 from proxy.edge.openai import chat, passthrough
 from proxy.edge.request import request_id
-from proxy.errors import MethodNotAllowed, NotFound, ProxyError, Unavailable
+from proxy.errors import MethodNotAllowed, NotFound, ProxyError, TooManyRequests
 from proxy.services import Services
 
 Endpoint = Callable[[Services, Scope, Connection], Awaitable[None]]
@@ -134,9 +134,8 @@ class Edge:
         if self.draining:
             return stopping()
         if len(self.open) >= self.svc.config.limits.concurrent_requests:
-            return Unavailable(
+            return TooManyRequests(
                 "too many requests are running; try again, or raise limits.concurrent_requests",
-                code="overloaded",
                 headers={"Retry-After": "1"},
             )
         if endpoint is None and scope["path"] == "/v1/chat/completions":

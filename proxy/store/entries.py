@@ -54,7 +54,7 @@ async def last_calls(db: Database, scope: Scope, session: int, line: Sequence[Se
     """The newest message along a line that makes tool calls."""
     for branch, first, last in line:
         rows = await db.all(
-            """SELECT seq, role, raw, tokens, total, calls, turn, status FROM entries
+            """SELECT seq, role, raw, tokens, total, calls, turn, status FROM entries INDEXED BY entries_calls
                WHERE tenant = ? AND session = ? AND branch = ? AND seq BETWEEN ? AND ? AND calls > 0
                ORDER BY seq DESC LIMIT 1""",
             (scope.tenant, session, branch, first, last),

@@ -28,29 +28,31 @@ async def scope_of(db: Database, key: bytes) -> Scope | None:
     return Scope(rows[0][0], rows[0][1]) if rows else None
 
 
-async def tenant_of(db: Database, credential: bytes, now: int) -> int:
-    """The tenant that owns an upstream key in `passthrough` mode; made when it is first seen."""
+async def passthrough_scope(db: Database, credential: bytes) -> Scope:
+    """Whose upstream key it is in `passthrough` mode."""
     name = passthrough_name(credential)
     rows = await db.all("SELECT id FROM tenants WHERE name = ?", (name,))
-    return rows[0][0] if rows else await db.transaction(lambda tx: _tenant(tx, name, now))
+    tenant = rows[0][0] if rows else -int.from_bytes(hashed(credential)[:7], "big") - 1
+    return Scope(tenant, name=name, credential=credential)
 
 
 def passthrough_name(credential: bytes) -> str:
     return "key:" + hashed(credential).hex()
 
 
-def _tenant(tx: Tx, name: str, now: int) -> int:
+def tenant(tx: Tx, name: str, now: int) -> int:
+    """The number of a tenant, made if it is new."""
     tx.all("INSERT INTO tenants (name, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, now))
     return tx.all("SELECT id FROM tenants WHERE name = ?", (name,))[0][0]
 
 
-async def create(db: Database, tenant: str, role: str, key: bytes, now: int) -> str:
-    """Stores a key of `tenant` (made if new) and returns the key's id."""
+async def create(db: Database, owner: str, role: str, key: bytes, now: int) -> str:
+    """Stores a key of the tenant `owner` (made if new) and returns the key's id."""
     mark = hashed(key)
     name = "sk_" + mark.hex()[:12]
 
     def work(tx: Tx) -> str:
-        number = _tenant(tx, tenant, now)
+        number = tenant(tx, owner, now)
         tx.all(
             "INSERT INTO keys (id, tenant, role, hash, created_at) VALUES (?, ?, ?, ?, ?)",
             (name, number, role, mark, now),

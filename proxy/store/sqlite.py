@@ -23,7 +23,7 @@ from typing import Any, LiteralString, TypeVar
 
 import apsw
 
-from proxy.errors import BadConfig, ProxyError, Unavailable
+from proxy.errors import BadConfig, ProxyError, StoredUnsynced, Unavailable
 from proxy.store.database import Row, Tx, Value
 
 T = TypeVar("T")
@@ -117,9 +117,12 @@ class Sqlite:
         return self._pages
 
     def _synced(self, loop: asyncio.AbstractEventLoop, group: "list[_Job]", error: OSError | None) -> None:
-        if error is not None:
-            _fail(group, error)
         for job in group:
+            if error is not None and job.error is None:
+                job.error = StoredUnsynced(
+                    "stored, but the disk did not confirm it; it may be lost at a power failure: try again",
+                    headers={"Retry-After": "1"},
+                )
             job.settle()
         if self._waiting:
             self._flush(loop, loop.time() + BUSY_S)
@@ -164,6 +167,7 @@ class _Disk:
         _sync_folder(Path(path).parent)  # the names of new files last only once their folder is on the disk
         self._connection = _connect(path) if owner else None
         self._sync = sync
+        self._unsure = False
         self._asked: queue.SimpleQueue[tuple[int, Callable[[OSError | None], None]] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="store-disk", daemon=True)
@@ -187,18 +191,37 @@ class _Disk:
     def _work(self) -> None:
         while (asked := self._asked.get()) is not None:
             pages, done = asked
-            error: OSError | None = None
-            try:
-                if self._sync is not None:
-                    self._sync(self._wal)
-            except OSError as exc:
-                error = exc
+            error = self._synced()
             if pages >= CROWDED_PAGES:
                 self._checkpoint()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(done, error)
             if 0 < pages < CROWDED_PAGES:
                 self._checkpoint()
+
+    def _synced(self) -> OSError | None:
+        """Brings the WAL to the disk. After a failure a sync proves nothing about what came before it: the kernel tells
+        an error once. Then only a checkpoint that moves all pages to the database file, synced, makes good again."""
+        try:
+            if self._unsure:
+                self._recover()
+                self._unsure = False
+            if self._sync is not None:
+                self._sync(self._wal)
+        except OSError as exc:
+            self._unsure = True
+            return exc
+        return None
+
+    def _recover(self) -> None:
+        if self._connection is None:
+            return
+        try:
+            in_wal, moved = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
+        except apsw.Error as exc:
+            raise OSError("the checkpoint failed") from exc
+        if moved < in_wal:
+            raise OSError("the checkpoint is not complete")
 
     def _checkpoint(self) -> None:
         if self._connection is not None:
@@ -253,7 +276,7 @@ def _fail(group: list[_Job], exc: Exception) -> None:
 
 def _unavailable(exc: BaseException) -> ProxyError:
     return Unavailable(
-        f"the storage cannot do this now ({type(exc).__name__}); nothing is promised to be stored, try again",
+        f"the storage cannot do this now ({type(exc).__name__}); nothing was stored, try again",
         code="storage_unavailable",
         headers={"Retry-After": "1"},
     )
@@ -276,8 +299,12 @@ def opened(
     lock = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = owned(path) if own else None
+        if own or _behind(path):  # a schema is changed by one process that has the file for itself
+            lock = owned(path)
         migrate(path)
+        if lock is not None and not own:
+            os.close(lock)
+            lock = None
         return Sqlite(str(path), sync if synchronous == "full" else None, lock)
     except (OSError, apsw.Error, BadConfig) as exc:
         if lock is not None:
@@ -316,6 +343,15 @@ def migrations() -> list[tuple[int, str]]:
     folder = importlib.resources.files("proxy.store") / "migrations" / "sqlite"
     names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".sql"))
     return [(int(name[:4]), (folder / name).read_text()) for name in names]
+
+
+def _behind(path: Path) -> bool:
+    """Whether the file's schema is older than this version's."""
+    connection = _connect(str(path))
+    try:
+        return connection.pragma("user_version") < migrations()[-1][0]
+    finally:
+        connection.close()
 
 
 def migrate(path: Path) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Sequence
 import msgspec
 
 from proxy.errors import Conflict, Unavailable
+from proxy.store import keys
 from proxy.store.database import Database, Tx, Value
 from proxy.types import Branch, Instructions, Message, Scope, Session, Status
 
@@ -45,25 +46,29 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answered(msgspec.Struct, frozen=True, gc=False):
-    """The stored answer of an earlier request: the turn, its request's hash, the answer, and when (epoch ms)."""
+    """The stored answer of an earlier request: its turn and branch, its hash, the answer, and when (epoch ms)."""
 
     turn: int
+    branch: int
     request: bytes
     answer: bytes
     at: int
 
 
-async def answered(db: Database, scope: Scope, session: int, key: str) -> Answered | None:
-    """What was answered under an Idempotency-Key; the latest turn's answer for an empty key."""
+async def answered(db: Database, scope: Scope, session: int, key: str, now: int) -> Answered | None:
+    """What was answered under an Idempotency-Key in the last 24 hours; the latest turn's answer for an empty key."""
     if key:
         rows = await db.all(
-            "SELECT turn, request, answer, created_at FROM replays WHERE tenant = ? AND session = ? AND key = ?",
-            (scope.tenant, session, key),
+            """SELECT r.turn, t.branch, r.request, r.answer, r.created_at
+               FROM replays r JOIN turns t ON t.tenant = r.tenant AND t.session = r.session AND t.turn = r.turn
+               WHERE r.tenant = ? AND r.session = ? AND r.key = ? AND r.created_at >= ?""",
+            (scope.tenant, session, key, now - KEY_HOURS * 3_600_000),
         )
     else:
         rows = await db.all(
-            """SELECT turns, request, answer, updated_at FROM sessions
-               WHERE tenant = ? AND id = ? AND answer IS NOT NULL""",
+            """SELECT s.answered, t.branch, s.request, s.answer, s.updated_at
+               FROM sessions s JOIN turns t ON t.tenant = s.tenant AND t.session = s.id AND t.turn = s.answered
+               WHERE s.tenant = ? AND s.id = ? AND s.answer IS NOT NULL""",
             (scope.tenant, session),
         )
     return Answered(*rows[0]) if rows else None
@@ -88,6 +93,8 @@ def append(db: Database, scope: Scope, record: Record) -> Awaitable[tuple[int, i
 
 
 def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
+    if scope.tenant < 0:
+        scope = Scope(keys.tenant(tx, scope.name, record.now))
     session = _session(tx, scope, record)
     instructions = _instructions(tx, scope, session, record)
     branch, head, total = _place(tx, scope, session, record)
@@ -147,17 +154,17 @@ def _session(tx: Tx, scope: Scope, record: Record) -> int:
     """The session's number; made here for a first turn, so that a failed one leaves nothing."""
     if record.session is None:
         rows = tx.all(
-            """INSERT INTO sessions (tenant, uuid, name, branch, branches, turns, created_at, updated_at, request,
-                                     answer)
-               VALUES (?, ?, ?, 1, 1, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id""",
+            """INSERT INTO sessions (tenant, uuid, name, branch, branches, turns, created_at, updated_at, answered,
+                                     request, answer)
+               VALUES (?, ?, ?, 1, 1, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id""",
             (scope.tenant, record.uuid, record.name, record.number, record.now, record.now, *_latest(record)),
         )
         if not rows:
             raise _moved_on()
         return rows[0][0]
     rows = tx.all(
-        """UPDATE sessions SET turns = max(turns, ?), branch = ?, branches = branches + ?, updated_at = ?, request = ?,
-                  answer = ?
+        """UPDATE sessions SET turns = max(turns, ?), branch = ?, branches = branches + ?, updated_at = ?,
+                  answered = ?, request = ?, answer = ?
            WHERE tenant = ? AND id = ? RETURNING id""",
         (record.number, _number_of(record), int(record.fork_at is not None), record.now, *_latest(record),
          scope.tenant, record.session.id),
@@ -219,22 +226,24 @@ def _instructions(tx: Tx, scope: Scope, session: int, record: Record) -> int | N
     return rows[0][0]
 
 
-def _latest(record: Record) -> tuple[bytes | None, bytes | None]:
-    """The request and its answer for the session's row; a turn with a key keeps them under that."""
-    return (None, None) if record.key or not record.answer else (record.request, record.answer)
+def _latest(record: Record) -> tuple[int, bytes | None, bytes | None]:
+    """Turn, request and answer for the session's row; a turn with a key keeps them under that."""
+    kept = record.answer and not record.key
+    return (record.number, record.request, record.answer) if kept else (record.number, None, None)
 
 
 def _keep_answer(tx: Tx, scope: Scope, session: int, record: Record) -> None:
-    """Under the Idempotency-Key, and removes a few old ones. A key that is taken is an error: nothing is stored."""
+    """Under the Idempotency-Key, after a few old ones are removed. A key that is taken is an error; nothing is kept."""
     if not (record.key and record.answer):
         return
+    old = record.now - KEY_HOURS * 3_600_000
+    tx.all(
+        """DELETE FROM replays WHERE tenant = ? AND (session = ? AND key = ? AND created_at < ? OR (session, key) IN (
+               SELECT session, key FROM replays WHERE tenant = ? AND created_at < ? ORDER BY created_at LIMIT ?))""",
+        (scope.tenant, session, record.key, old, scope.tenant, old, PRUNE),
+    )
     tx.all(
         """INSERT INTO replays (tenant, session, key, turn, request, answer, created_at)
            VALUES (?, ?, ?, ?, ?, ?, ?)""",
         (scope.tenant, session, record.key, record.number, record.request, record.answer, record.now),
-    )
-    tx.all(
-        """DELETE FROM replays WHERE tenant = ? AND (session, key) IN (
-               SELECT session, key FROM replays WHERE tenant = ? AND created_at < ? ORDER BY created_at LIMIT ?)""",
-        (scope.tenant, scope.tenant, record.now - KEY_HOURS * 3_600_000, PRUNE),
     )

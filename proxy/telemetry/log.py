@@ -1,6 +1,7 @@
 """Logs: one JSON line for each request on stderr. Ids, counts and durations; never texts, headers or keys."""
 
 import asyncio
+import contextlib
 import sys
 import time
 from typing import Protocol
@@ -35,7 +36,8 @@ class Logger:
         self._lines.append(_encode({"time": round(time.time(), 3), "level": level, "event": event, **facts}))
 
     def flush(self) -> None:
-        if self._lines:
-            sys.stderr.buffer.write(b"\n".join(self._lines) + b"\n")
-            sys.stderr.buffer.flush()
-            self._lines.clear()
+        lines, self._lines = self._lines, []
+        if lines:
+            with contextlib.suppress(OSError, ValueError):  # nobody reads the log, or its disk is full: serving goes on
+                sys.stderr.buffer.write(b"\n".join(lines) + b"\n")
+                sys.stderr.buffer.flush()

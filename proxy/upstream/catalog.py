@@ -44,12 +44,15 @@ class Catalog:
             async with asyncio.timeout(WAIT_S):
                 answer = await self._upstreams[name].send(Call("GET", "/models", b"", kept))
                 try:
+                    if answer.status in (401, 403):
+                        return  # this client's key says nothing to the next one
                     listed = msgspec.json.decode(await read(answer, 32 << 20)) if answer.status == 200 else None
                 finally:
                     await answer.aclose()
-        except (UpstreamError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
+        except (UpstreamError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             listed = None
-        self._sizes[name] = sizes_in(listed)
+        if listed is not None:  # else what was known stays: one failed answer must not lift every budget
+            self._sizes[name] = sizes_in(listed)
         self._until[name] = time.monotonic() + (UNKNOWN_S if listed is None else KNOWN_S)
 
 
@@ -62,7 +65,7 @@ def sizes_in(listed: Any) -> dict[str, int]:
             continue
         meta = model.get("meta") if isinstance(model.get("meta"), dict) else {}
         for size in (model.get("max_model_len"), model.get("context_length"), meta.get("n_ctx")):
-            if isinstance(size, int) and size > 0:
+            if isinstance(size, int) and not isinstance(size, bool) and size > 0:
                 out[model["id"]] = size
                 break
     return out

@@ -21,6 +21,9 @@ HEADER_LIMIT = 64 * 1024
 HIGH_WATER = 64 * 1024
 """Bytes waiting for the reader from which on no more are read from the socket."""
 
+STALE_S = 0.1
+"""A kept connection that is lost this soon after a request was written was closed before it."""
+
 IDLE_LIMIT_S = 30.0
 """A pooled connection not used for so long is closed: load balancers drop theirs after 60 s and more."""
 
@@ -60,7 +63,7 @@ class Connection(asyncio.Protocol):
         self._error: UpstreamError | None = None
         self._status = 0
         self._total_at = started + self._timeouts.total
-        self._asked_at = self._heard_at = 0.0
+        self._asked_at = self._heard_at = self._lost_at = 0.0
 
     # --- what the client calls ---
 
@@ -71,8 +74,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def stale(self) -> bool:
-        """Whether the peer closed between two exchanges: it never saw the last request, so asking anew is safe."""
-        return self._dead and self._asked > 1 and not self._heard
+        """Whether the peer closed between two exchanges: the loss came right after the request was written, so that it
+        was hardly read, and asking anew is safe."""
+        return self._dead and self._asked > 1 and not self._heard and self._lost_at - self._asked_at < STALE_S
 
     def fresh(self) -> bool:
         """Whether a resting connection may be used: alive, and not so old that the peer is about to close it."""
@@ -131,6 +135,7 @@ class Connection(asyncio.Protocol):
         if self._error is None and not self._complete:
             self._error = error or UpstreamBroken("the answer was closed while it was being read")
         self._dead = True
+        self._lost_at = self._loop.time()
         self._timer_at = inf
         if self._timer is not None:
             self._timer.cancel()

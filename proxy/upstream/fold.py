@@ -5,6 +5,7 @@ ids are set once. What the client sees is relayed as it came (wire.py); this is 
 """
 
 import json
+import math
 from typing import Any
 
 import msgspec
@@ -99,7 +100,7 @@ class Fold:
         """A choice's message: role, content, and whatever else the upstream sent. Raises UpstreamBroken when its types
         are wrong: what is stored is sent again, and must not spoil the session."""
         rest = self._rest.get(index, {})
-        out: dict[str, Any] = {"role": rest.get("role") or "assistant"}
+        out: dict[str, Any] = {"role": "assistant"}  # whatever it calls itself: it is sent again as such
         text = "".join(self._text.get(index, ()))
         content = text if text or "content" not in rest else rest["content"]
         out["content"] = content if content or not rest.get("tool_calls") else None
@@ -109,7 +110,10 @@ class Fold:
                 call.pop("index", None)
                 call.setdefault("type", "function")
         _check(out)
-        return _clean(out)
+        try:
+            return _clean(out)
+        except RecursionError as exc:
+            raise UpstreamBroken("the upstream's message is nested too deeply") from exc
 
     def text_only(self) -> dict[str, Any]:
         """What a client saw of an answer that was cut short: its text, never a piece of a tool call."""
@@ -138,7 +142,7 @@ def _parsed(payload: bytes) -> _Chunk:
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         pass
     try:  # a lone surrogate, or half of a pair whose other half is in the next chunk
-        return msgspec.convert(json.loads(payload, parse_constant=_refuse), _Chunk)
+        return msgspec.convert(json.loads(payload, parse_constant=_refuse, parse_float=_finite), _Chunk)
     except (ValueError, RecursionError, msgspec.ValidationError) as exc:
         raise UpstreamBroken("the upstream sent something that is not a chat completion chunk") from exc
 
@@ -146,10 +150,24 @@ def _parsed(payload: bytes) -> _Chunk:
 def _check(message: dict[str, Any]) -> None:
     content, calls = message["content"], message.get("tool_calls")
     parts = content if isinstance(content, list) else []
-    good = (content is None or isinstance(content, str | list)) and isinstance(calls, list | None)
-    texts = [part.get("text", "") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
-    if not good or not all(isinstance(text, str) for text in texts):
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    good = (content is None or isinstance(content, str | list)) and all(isinstance(text, str) for text in texts)
+    if not (good and isinstance(calls, list | None) and all(_is_call(call) for call in calls or ())):
         raise UpstreamBroken("the upstream's message has a content or tool_calls of a wrong type")
+
+
+def _is_call(call: Any) -> bool:
+    if not isinstance(call, dict) or not isinstance(call.get("id", ""), str):
+        return False
+    made = call.get("function", call.get("custom", {}))
+    return isinstance(made, dict) and all(isinstance(made.get(key, ""), str) for key in ("name", "arguments", "input"))
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(text)
+    return value
 
 
 def _refuse(constant: str) -> Any:

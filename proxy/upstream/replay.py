@@ -1,5 +1,6 @@
 """A stored answer again, for a retry. Pure: a chat.completion in, the bytes of a stream out."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ _encode = msgspec.json.encode
 
 def as_stream(completion: bytes, wants_usage: bool) -> bytes:
     """One content chunk, the finish, usage if asked for; without [DONE]."""
-    whole = msgspec.json.decode(completion)
+    whole = _decoded(completion)
     head = {
         key: whole.get(key) for key in ("id", "created", "model", "system_fingerprint") if whole.get(key) is not None
     }
@@ -25,6 +26,14 @@ def as_stream(completion: bytes, wants_usage: bool) -> bytes:
     if wants_usage and whole.get("usage") is not None:
         events.append(head | {"choices": [], "usage": whole["usage"]})
     return b"".join(wire.event(_encode(event)) for event in events)
+
+
+def _decoded(completion: bytes) -> Any:
+    try:
+        return msgspec.json.decode(completion)
+    except msgspec.DecodeError:  # half of a surrogate pair: U+FFFD in its place
+        text = json.dumps(json.loads(completion), ensure_ascii=False)
+        return msgspec.json.decode(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
 
 
 def _delta(message: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Reply:
     @property
     def done(self) -> bool:
         """Whether a stream ends with [DONE], which stands nowhere else."""
-        assert self.payloads.count(b"[DONE]") <= 1
+        assert b"[DONE]" not in self.payloads[:-1]
         return self.payloads[-1:] == [b"[DONE]"]
 
     @property

@@ -18,8 +18,11 @@ from tests.scripted import WAIT_S
 class Line:
     """One connection to a proxy. Every read fails after WAIT_S."""
 
-    def __init__(self, plug: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, plug: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str
+    ) -> None:
         self._plug = plug
+        self._key = key
         self._reader = reader
         self._writer = writer
         self.raw = b""
@@ -31,8 +34,12 @@ class Line:
 
     async def post(self, body: bytes, headers: Mapping[str, str | None], path: str = "/v1/chat/completions") -> None:
         """A request; a header of None is left out."""
-        given = {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
-        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items() if value is not None)]
+        own = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        own |= {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body))}
+        lines = [
+            f"POST {path} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in {**own, **headers}.items() if value is not None),
+        ]
         await self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
 
     async def ask(self, text: str, to: str, **fields: Any) -> None:
@@ -56,9 +63,9 @@ class Line:
         with anyio.fail_after(WAIT_S):
             self.raw += await self._reader.readuntil(mark)
 
-    async def rest(self) -> bytes:
+    async def rest(self, seconds: float = WAIT_S) -> bytes:
         """All that comes until the end of the connection."""
-        with anyio.fail_after(WAIT_S):
+        with anyio.fail_after(seconds):
             self.raw += await self._reader.read()
         return self.raw
 
@@ -100,6 +107,6 @@ async def dialled(proxied: Proxied, buffer: int | None = None) -> AsyncGenerator
     await asyncio.get_running_loop().sock_connect(plug, ("127.0.0.1", port))
     reader, writer = await asyncio.open_connection(sock=plug, limit=1 << 20 if buffer is None else buffer)
     try:
-        yield Line(plug, reader, writer)
+        yield Line(plug, reader, writer, proxied.key)
     finally:
         writer.transport.abort()

@@ -1,13 +1,13 @@
 """A reply that was cut short is kept as far as it came, and stands in no client's way."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import faults
-from tests.acceptance.asking import Proxied, assistant, received, served, user
-from tests.scripted import Exchange, delta, says, scripted_upstream
+from tests.acceptance.asking import Proxied, assistant, received, user
+from tests.acceptance.stage import Stage
+from tests.scripted import Exchange, delta, says
 
 pytestmark = pytest.mark.anyio
 
@@ -26,62 +26,62 @@ async def cut_short(proxied: Proxied, session: str = "s") -> None:
     assert proxied.turns(session)[-1] == "incomplete"
 
 
-async def test_a_delta_client_goes_on_after_a_reply_that_was_cut_short(tmp_path: Path) -> None:
+async def test_a_delta_client_goes_on_after_a_reply_that_was_cut_short(stage: Stage) -> None:
     script = [faults.cut_mid_stream(4), says("four")]
-    async with scripted_upstream(script) as up, served(up, tmp_path, sessions=PARTIAL) as proxied:
-        await cut_short(proxied)
-        await proxied.ask("go on", to="s")
-        assert received(up.requests[-1]) == [*CUT_SENT, "user: go on"]
-        assert proxied.stored("s") == [*CUT, "user: go on", "assistant: four"]
+    up, proxied = await stage(*script, sessions=PARTIAL)
+    await cut_short(proxied)
+    await proxied.ask("go on", to="s")
+    assert received(up.requests[-1]) == [*CUT_SENT, "user: go on"]
+    assert proxied.stored("s") == [*CUT, "user: go on", "assistant: four"]
 
 
 @pytest.mark.parametrize("echo", ["one two three", "one two", "one two three four five", " one two thr"])
-async def test_an_echo_of_it_may_be_shorter_or_longer(tmp_path: Path, echo: str) -> None:
+async def test_an_echo_of_it_may_be_shorter_or_longer(stage: Stage, echo: str) -> None:
     script = [faults.cut_mid_stream(4), says("four")]
-    async with scripted_upstream(script) as up, served(up, tmp_path, sessions=PARTIAL) as proxied:
-        await cut_short(proxied)
-        await proxied.ask("count", assistant(echo), "go on", to="s")
-        assert received(up.requests[-1]) == [*CUT_SENT, "user: go on"]
-        assert proxied.branches("s") == 1
+    up, proxied = await stage(*script, sessions=PARTIAL)
+    await cut_short(proxied)
+    await proxied.ask("count", assistant(echo), "go on", to="s")
+    assert received(up.requests[-1]) == [*CUT_SENT, "user: go on"]
+    assert proxied.branches("s") == 1
 
 
-async def test_an_echo_that_says_something_else_is_an_edit(tmp_path: Path) -> None:
+async def test_an_echo_that_says_something_else_is_an_edit(stage: Stage) -> None:
     script = [faults.cut_mid_stream(4), says("four")]
-    async with scripted_upstream(script) as up, served(up, tmp_path, sessions=PARTIAL) as proxied:
-        await cut_short(proxied)
-        await proxied.ask("count", assistant("uno dos"), "go on", to="s")
-        assert received(up.requests[-1]) == ["user: count", "assistant: uno dos", "user: go on"]
-        assert proxied.stored("s", branch=1) == CUT
+    up, proxied = await stage(*script, sessions=PARTIAL)
+    await cut_short(proxied)
+    await proxied.ask("count", assistant("uno dos"), "go on", to="s")
+    assert received(up.requests[-1]) == ["user: count", "assistant: uno dos", "user: go on"]
+    assert proxied.stored("s", branch=1) == CUT
 
 
 @pytest.mark.parametrize("resend", [False, True])
-async def test_the_same_message_again_takes_the_place_of_the_cut_turn(tmp_path: Path, resend: bool) -> None:
+async def test_the_same_message_again_takes_the_place_of_the_cut_turn(stage: Stage, resend: bool) -> None:
     script = [says("hello"), faults.cut_mid_stream(4), says("one to ten")]
-    async with scripted_upstream(script) as up, served(up, tmp_path, sessions=PARTIAL) as proxied:
-        await proxied.ask("hi", to="s")
-        await cut_short(proxied)
-        before: list[str | dict[str, Any]] = ["hi", assistant("hello")] if resend else []
-        await proxied.ask(*before, "count", to="s")
-        assert received(up.requests[-1]) == ["user: hi", "assistant: hello", "user: count"]
-        assert proxied.stored("s") == ["user: hi", "assistant: hello", "user: count", "assistant: one to ten"]
-        assert proxied.stored("s", branch=1)[-2:] == CUT
+    up, proxied = await stage(*script, sessions=PARTIAL)
+    await proxied.ask("hi", to="s")
+    await cut_short(proxied)
+    before: list[str | dict[str, Any]] = ["hi", assistant("hello")] if resend else []
+    await proxied.ask(*before, "count", to="s")
+    assert received(up.requests[-1]) == ["user: hi", "assistant: hello", "user: count"]
+    assert proxied.stored("s") == ["user: hi", "assistant: hello", "user: count", "assistant: one to ten"]
+    assert proxied.stored("s", branch=1)[-2:] == CUT
 
 
-async def test_the_very_first_turn_can_be_taken_again_too(tmp_path: Path) -> None:
+async def test_the_very_first_turn_can_be_taken_again_too(stage: Stage) -> None:
     script = [faults.cut_mid_stream(4), says("one to ten")]
-    async with scripted_upstream(script) as up, served(up, tmp_path, sessions=PARTIAL) as proxied:
-        await cut_short(proxied)
-        await proxied.ask("count", to="s")
-        assert received(up.requests[-1]) == ["user: count"]
-        assert proxied.stored("s") == ["user: count", "assistant: one to ten"]
+    up, proxied = await stage(*script, sessions=PARTIAL)
+    await cut_short(proxied)
+    await proxied.ask("count", to="s")
+    assert received(up.requests[-1]) == ["user: count"]
+    assert proxied.stored("s") == ["user: count", "assistant: one to ten"]
 
 
-async def test_another_message_does_not_take_its_place(tmp_path: Path) -> None:
+async def test_another_message_does_not_take_its_place(stage: Stage) -> None:
     script = [faults.cut_mid_stream(4), says("one to ten")]
-    async with scripted_upstream(script) as up, served(up, tmp_path, sessions=PARTIAL) as proxied:
-        await cut_short(proxied)
-        await proxied.ask(user("count", name="bob"), to="s")
-        assert received(up.requests[-1]) == [*CUT_SENT, "user: count"]
+    up, proxied = await stage(*script, sessions=PARTIAL)
+    await cut_short(proxied)
+    await proxied.ask(user("count", name="bob"), to="s")
+    assert received(up.requests[-1]) == [*CUT_SENT, "user: count"]
 
 
 async def cut_call(exchange: Exchange) -> None:
@@ -93,10 +93,10 @@ async def cut_call(exchange: Exchange) -> None:
     exchange.hang_up()
 
 
-async def test_a_tool_call_that_was_cut_short_is_never_stored(tmp_path: Path) -> None:
-    async with scripted_upstream([cut_call, says("noon")]) as up, served(up, tmp_path, sessions=PARTIAL) as proxied:
-        reply = await proxied.ask("time?", to="s", stream=True)
-        assert (reply.text, reply.done) == ("Well", False)
-        assert proxied.messages("s") == [user("time?"), assistant("Well")]
-        await proxied.ask("go on", to="s", stream=True)
-        assert up.requests[-1].json["messages"] == [user("time?"), assistant("Well"), user("go on")]
+async def test_a_tool_call_that_was_cut_short_is_never_stored(stage: Stage) -> None:
+    up, proxied = await stage(cut_call, says("noon"), sessions=PARTIAL)
+    reply = await proxied.ask("time?", to="s", stream=True)
+    assert (reply.text, reply.done) == ("Well", False)
+    assert proxied.messages("s") == [user("time?"), assistant("Well")]
+    await proxied.ask("go on", to="s", stream=True)
+    assert up.requests[-1].json["messages"] == [user("time?"), assistant("Well"), user("go on")]

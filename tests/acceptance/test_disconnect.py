@@ -2,16 +2,16 @@
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 from tests import faults
-from tests.acceptance.asking import Proxied, assistant, received, served, until, user
+from tests.acceptance.asking import Proxied, assistant, received, until, user
 from tests.acceptance.sockets import Line, dialled
-from tests.scripted import WAIT_S, Exchange, Recorded, ScriptedUpstream, delta, gated, says, scripted_upstream
+from tests.acceptance.stage import Stage
+from tests.scripted import WAIT_S, Exchange, Recorded, ScriptedUpstream, delta, gated, says
 
 pytestmark = pytest.mark.anyio
 
@@ -42,108 +42,109 @@ async def two_words(up: ScriptedUpstream, line: Line, to: str = "s") -> None:
 
 @WAYS
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_before_any_text_leaves_nothing(tmp_path: Path, stream: bool, how: str) -> None:
-    async with scripted_upstream([faults.silence(), says("ok")]) as up, served(up, tmp_path) as proxied:
-        async with dialled(proxied) as line:
-            await line.ask("count", "s", stream=stream)
-            await up.wait_requests(1)
-            LEAVE[how](line)
-            await gone(up.requests[0], up)
-        assert (await proxied.ask("hi", to="s")).text == "ok"
-        assert received(up.requests[-1]) == ["user: hi"]
-        assert proxied.stored("s") == ["user: hi", "assistant: ok"]
+async def test_a_client_that_leaves_before_any_text_leaves_nothing(stage: Stage, stream: bool, how: str) -> None:
+    up, proxied = await stage(faults.silence(), says("ok"))
+    async with dialled(proxied) as line:
+        await line.ask("count", "s", stream=stream)
+        await up.wait_requests(1)
+        LEAVE[how](line)
+        await gone(up.requests[0], up)
+    assert (await proxied.ask("hi", to="s")).text == "ok"
+    assert received(up.requests[-1]) == ["user: hi"]
+    assert proxied.stored("s") == ["user: hi", "assistant: ok"]
 
 
 @WAYS
-async def test_the_text_that_a_client_saw_is_kept(tmp_path: Path, how: str) -> None:
-    async with scripted_upstream([gated("one two three"), says("ok")]) as up, served(up, tmp_path) as proxied:
-        async with dialled(proxied) as line:
-            await two_words(up, line)
-            LEAVE[how](line)
-            await gone(up.requests[0], up)
-        await proxied.ask("go on", to="s")
-        assert received(up.requests[-1]) == ["user: count", "assistant: one two", "user: go on"]
-        assert proxied.stored("s") == [*CUT, "user: go on", "assistant: ok"]
-
-
-async def test_a_client_that_asks_again_takes_the_place_of_its_cut_turn(tmp_path: Path) -> None:
-    async with scripted_upstream([gated("one two three"), says("ok")]) as up, served(up, tmp_path) as proxied:
-        async with dialled(proxied) as line:
-            await two_words(up, line)
+async def test_the_text_that_a_client_saw_is_kept(stage: Stage, how: str) -> None:
+    up, proxied = await stage(gated("one two three"), says("ok"))
+    async with dialled(proxied) as line:
+        await two_words(up, line)
+        LEAVE[how](line)
         await gone(up.requests[0], up)
-        await proxied.ask("count", to="s")
-        assert received(up.requests[-1]) == ["user: count"]
-        assert proxied.stored("s") == ["user: count", "assistant: ok"]
+    await proxied.ask("go on", to="s")
+    assert received(up.requests[-1]) == ["user: count", "assistant: one two", "user: go on"]
+    assert proxied.stored("s") == [*CUT, "user: go on", "assistant: ok"]
 
 
-async def test_a_client_that_leaves_while_it_waits_for_its_turn_never_has_one(tmp_path: Path) -> None:
-    async with scripted_upstream([gated("one"), says("ok")]) as up, served(up, tmp_path) as proxied:
-        async with dialled(proxied) as first, dialled(proxied) as second:
-            await first.ask("count", "s", stream=True)
-            await up.wait_requests(1)
-            await second.ask("never", "s")
-            await until(lambda: len(proxied.running.edge.open) == 2)
-            second.hang_up()
-            await until(lambda: len(proxied.running.edge.open) == 1)
-            up.gate.release()
-            up.gate.release()
-            assert (await first.head())[0] == 200
-            while not first.raw.endswith(b"data: [DONE]\n\n"):
-                await first.event()
-        await proxied.ask("hi", to="s")
-        assert received(up.requests[-1]) == ["user: count", "assistant: one", "user: hi"]
+async def test_a_client_that_asks_again_takes_the_place_of_its_cut_turn(stage: Stage) -> None:
+    up, proxied = await stage(gated("one two three"), says("ok"))
+    async with dialled(proxied) as line:
+        await two_words(up, line)
+    await gone(up.requests[0], up)
+    await proxied.ask("count", to="s")
+    assert received(up.requests[-1]) == ["user: count"]
+    assert proxied.stored("s") == ["user: count", "assistant: ok"]
 
 
-async def test_a_client_that_leaves_during_the_commit_has_its_turn_once(tmp_path: Path) -> None:
-    async with scripted_upstream([says("ok")]) as up, served(up, tmp_path) as proxied:
-        async with dialled(proxied) as line:
-            with proxied.locked():
-                await line.ask("count", "s", stream=True)
-                assert (await line.head())[0] == 200
-                while line.text != "ok":
-                    await line.event()
-                await up.wait_idle()
-                line.hang_up()
-                await until(lambda: all(one.client is None or one.client.left for one in proxied.running.edge.open))
-        await until(lambda: not proxied.running.edge.open)
-        assert proxied.turns("s") == ["complete"]
-        await proxied.ask("hi", to="s")
-        assert received(up.requests[-1]) == ["user: count", "assistant: ok", "user: hi"]
+async def test_a_client_that_leaves_while_it_waits_for_its_turn_never_has_one(stage: Stage) -> None:
+    up, proxied = await stage(gated("one"), says("ok"))
+    async with dialled(proxied) as first, dialled(proxied) as second:
+        await first.ask("count", "s", stream=True)
+        await up.wait_requests(1)
+        await second.ask("never", "s")
+        await until(lambda: len(proxied.running.edge.open) == 2)
+        second.hang_up()
+        await until(lambda: len(proxied.running.edge.open) == 1)
+        up.gate.release()
+        up.gate.release()
+        assert (await first.head())[0] == 200
+        while not first.raw.endswith(b"data: [DONE]\n\n"):
+            await first.event()
+    await proxied.ask("hi", to="s")
+    assert received(up.requests[-1]) == ["user: count", "assistant: one", "user: hi"]
+
+
+async def test_a_client_that_leaves_during_the_commit_has_its_turn_once(stage: Stage) -> None:
+    up, proxied = await stage(says("ok"))
+    await proxied.ask("the tenant is known", to=None)
+    async with dialled(proxied) as line:
+        with proxied.locked():
+            await line.ask("count", "s", stream=True)
+            assert (await line.head())[0] == 200
+            while line.text != "ok":
+                await line.event()
+            await up.wait_idle()
+            line.hang_up()
+            await until(lambda: all(one.client is None or one.client.left for one in proxied.running.edge.open))
+    await until(lambda: not proxied.running.edge.open)
+    assert proxied.turns("s") == ["complete"]
+    await proxied.ask("hi", to="s")
+    assert received(up.requests[-1]) == ["user: count", "assistant: ok", "user: hi"]
 
 
 # --- settings ---
 
 
-async def test_nothing_is_kept_where_the_settings_say_discard(tmp_path: Path) -> None:
+async def test_nothing_is_kept_where_the_settings_say_discard(stage: Stage) -> None:
     script, settings = [gated("one two three"), says("ok")], {"on_disconnect": "discard"}
-    async with scripted_upstream(script) as up, served(up, tmp_path, sessions=settings) as proxied:
-        async with dialled(proxied) as line:
-            await two_words(up, line)
-        await gone(up.requests[0], up)
-        await proxied.ask("hi", to="s")
-        assert received(up.requests[-1]) == ["user: hi"]
+    up, proxied = await stage(*script, sessions=settings)
+    async with dialled(proxied) as line:
+        await two_words(up, line)
+    await gone(up.requests[0], up)
+    await proxied.ask("hi", to="s")
+    assert received(up.requests[-1]) == ["user: hi"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_turn_ends_without_its_client_where_the_settings_say_finish(tmp_path: Path, stream: bool) -> None:
+async def test_a_turn_ends_without_its_client_where_the_settings_say_finish(stage: Stage, stream: bool) -> None:
     async def whole(exchange: Exchange) -> None:
         await exchange.up.gate.acquire()
         await says("one two three")(exchange)
 
     script, settings = [gated("one two three") if stream else whole, says("ok")], {"on_disconnect": "finish"}
-    async with scripted_upstream(script) as up, served(up, tmp_path, sessions=settings) as proxied:
-        async with dialled(proxied) as line:
-            if stream:
-                await two_words(up, line)
-            else:
-                await line.ask("count", "s")
-                await up.wait_requests(1)
-        await until(lambda: all(one.client and one.client.left for one in proxied.running.edge.open))
-        up.gate.release()
-        await proxied.ask("hi", to="s")
-        assert not up.requests[0].left.is_set()
-        assert received(up.requests[-1]) == ["user: count", "assistant: one two three", "user: hi"]
-        assert proxied.turns("s") == ["complete", "complete"]
+    up, proxied = await stage(*script, sessions=settings)
+    async with dialled(proxied) as line:
+        if stream:
+            await two_words(up, line)
+        else:
+            await line.ask("count", "s")
+            await up.wait_requests(1)
+    await until(lambda: all(one.client and one.client.left for one in proxied.running.edge.open))
+    up.gate.release()
+    await proxied.ask("hi", to="s")
+    assert not up.requests[0].left.is_set()
+    assert received(up.requests[-1]) == ["user: count", "assistant: one two three", "user: hi"]
+    assert proxied.turns("s") == ["complete", "complete"]
 
 
 # --- without a session ---
@@ -151,20 +152,17 @@ async def test_a_turn_ends_without_its_client_where_the_settings_say_finish(tmp_
 
 @WAYS
 @pytest.mark.parametrize("stream", [True, False])
-async def test_without_a_session_the_model_is_stopped_too(tmp_path: Path, stream: bool, how: str) -> None:
-    async with (
-        scripted_upstream(faults.stalls() if stream else faults.silence()) as up,
-        served(up, tmp_path) as proxied,
-    ):
-        async with dialled(proxied) as line:
-            await line.post(b'{"stream": true}' if stream else b"{}", {})
-            await up.wait_requests(1)
-            if stream:
-                await line.head()
-                await line.event()
-            LEAVE[how](line)
-            await gone(up.requests[0], up)
-        await until(lambda: not proxied.running.edge.open)
+async def test_without_a_session_the_model_is_stopped_too(stage: Stage, stream: bool, how: str) -> None:
+    up, proxied = await stage(faults.stalls() if stream else faults.silence())
+    async with dialled(proxied) as line:
+        await line.post(b'{"stream": true}' if stream else b"{}", {})
+        await up.wait_requests(1)
+        if stream:
+            await line.head()
+            await line.event()
+        LEAVE[how](line)
+        await gone(up.requests[0], up)
+    await until(lambda: not proxied.running.edge.open)
 
 
 # --- many, at random moments ---
@@ -177,30 +175,30 @@ async def stalls_as_told(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("trials", [40, pytest.param(500, marks=pytest.mark.slow)])
-async def test_at_whatever_moment_clients_leave_nothing_is_half_or_left_running(tmp_path: Path, trials: int) -> None:
+async def test_at_whatever_moment_clients_leave_nothing_is_half_or_left_running(stage: Stage, trials: int) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
     read: dict[str, str] = {}
-    async with scripted_upstream(stalls_as_told) as up, served(up, tmp_path) as proxied:
-        slots = anyio.CapacityLimiter(8)
+    up, proxied = await stage(stalls_as_told)
+    slots = anyio.CapacityLimiter(8)
 
-        async def client(to: str, own: random.Random) -> None:
-            async with slots:
-                read[to] = await leaves_somewhere(proxied, to, own)
+    async def client(to: str, own: random.Random) -> None:
+        async with slots:
+            read[to] = await leaves_somewhere(proxied, to, own)
 
-        async with anyio.create_task_group() as group:
-            for n in range(trials):
-                group.start_soon(client, f"s{n}", random.Random(chance.random()))
-        await until(lambda: not proxied.running.edge.open)
-        await up.wait_idle()
-        assert all(request.left.is_set() for request in up.requests)
-        for to, text in read.items():
-            asked, answered = proxied.messages(to) or (user("count"), assistant(""))
-            assert asked == user("count")
-            assert answered["content"].startswith(text)
-            assert faults.TEXT.startswith(answered["content"])
-            assert proxied.turns(to) == (["incomplete"] if answered["content"] else [])
+    async with anyio.create_task_group() as group:
+        for n in range(trials):
+            group.start_soon(client, f"s{n}", random.Random(chance.random()))
+    await until(lambda: not proxied.running.edge.open)
+    await up.wait_idle()
+    assert all(request.left.is_set() for request in up.requests)
+    for to, text in read.items():
+        asked, answered = proxied.messages(to) or (user("count"), assistant(""))
+        assert asked == user("count")
+        assert answered["content"].startswith(text)
+        assert faults.TEXT.startswith(answered["content"])
+        assert proxied.turns(to) == (["incomplete"] if answered["content"] else [])
 
 
 async def leaves_somewhere(proxied: Proxied, to: str, chance: random.Random) -> str:
@@ -236,13 +234,10 @@ class Flood:
 
 
 @pytest.mark.parametrize("to", ["s", None])
-async def test_a_client_that_reads_no_more_pauses_the_model_and_is_dropped(tmp_path: Path, to: str | None) -> None:
+async def test_a_client_that_reads_no_more_pauses_the_model_and_is_dropped(stage: Stage, to: str | None) -> None:
     flood, settings = Flood(), {"send_timeout_s": 1}
-    async with (
-        scripted_upstream([flood, says("ok")]) as up,
-        served(up, tmp_path, server=settings) as proxied,
-        dialled(proxied, buffer=4096) as line,
-    ):
+    up, proxied = await stage(flood, says("ok"), server=settings)
+    async with dialled(proxied, buffer=4096) as line:
         connections = proxied.running.server.server_state.connections
         await line.post(b'{"stream": true, "messages": [{"role": "user"}]}', {"X-Session-Id": to} if to else {})
         await line.head()

@@ -1,13 +1,11 @@
 """Whatever part of the conversation a client sends, the model gets all of it once and the store keeps it once."""
 
-from pathlib import Path
-
 import anyio
 import pytest
 
-from tests.acceptance.asking import asks_for, assistant, call, received, result, served, spoken, system, user
+from tests.acceptance.asking import asks_for, assistant, call, received, result, spoken, system, user
 from tests.acceptance.stage import Stage, Talk
-from tests.scripted import calls, calls_many, gated, says, scripted_upstream, status
+from tests.scripted import calls, calls_many, gated, says, status
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +60,7 @@ async def test_a_window_that_begins_with_an_answer_continues_too(talk: Talk) -> 
 
 
 async def test_a_tool_loop_that_resends_only_its_own_run_is_joined_to_the_session(stage: Stage) -> None:
-    up, proxied = stage(says("hello"), calls("clock", {}), says("noon"))
+    up, proxied = await stage(says("hello"), calls("clock", {}), says("noon"))
     await proxied.ask("hi", to="s")
     await proxied.ask("time?", to="s")
     await proxied.ask("time?", asks_for(call("clock", {})), result("12:00"), to="s")
@@ -113,7 +111,7 @@ async def test_an_edited_message_starts_a_branch_and_the_old_tail_stays(talk: Ta
 
 
 async def test_a_regeneration_starts_a_branch_before_the_question(stage: Stage) -> None:
-    up, proxied = stage(says("a"), says("b"), says("c"))
+    up, proxied = await stage(says("a"), says("b"), says("c"))
     await proxied.ask("one", to="s")
     await proxied.ask("two", to="s")
     reply = await proxied.ask("one", assistant("a"), "two", to="s")
@@ -191,7 +189,7 @@ async def test_mode_observe_forwards_what_came_and_stores_the_turn(talk: Talk) -
 
 
 async def test_observed_requests_of_a_session_run_at_once(stage: Stage) -> None:
-    up, proxied = stage(gated("ok"))
+    up, proxied = await stage(gated("ok"))
 
     async def ask(text: str) -> None:
         reply = await proxied.ask(text, to="s", headers={"X-Session-Mode": "observe"}, stream=True)
@@ -244,7 +242,7 @@ async def test_a_later_system_message_is_an_ordinary_message(echo: Talk) -> None
 
 
 async def test_an_unanswered_call_is_repaired_on_the_way_out_and_never_in_the_store(stage: Stage) -> None:
-    up, proxied = stage(calls_many([("clock", {}, "a"), ("date", {}, "b")]), says("fine"))
+    up, proxied = await stage(calls_many([("clock", {}, "a"), ("date", {}, "b")]), says("fine"))
     await proxied.ask("time?", to="s")
     await proxied.ask(result("12:00", "b"), "never mind", to="s")
     sent = up.requests[-1].json["messages"]
@@ -255,8 +253,17 @@ async def test_an_unanswered_call_is_repaired_on_the_way_out_and_never_in_the_st
     ]  # fmt: skip
 
 
+async def test_results_that_answer_only_some_calls_are_completed_on_the_way_out(stage: Stage) -> None:
+    up, proxied = await stage(calls_many([("clock", {}, "a"), ("date", {}, "b")]), says("fine"))
+    await proxied.ask("now?", to="s")
+    await proxied.ask(result("May 1", "b"), to="s")
+    sent = up.requests[-1].json["messages"]
+    assert {message["tool_call_id"] for message in sent[2:]} == {"a", "b"}
+    assert proxied.stored("s") == ["user: now?", "assistant: clock({}) date({})", "tool b: May 1", "assistant: fine"]
+
+
 async def test_results_may_be_resent_in_another_order(stage: Stage) -> None:
-    up, proxied = stage(calls_many([("clock", {}, "a"), ("date", {}, "b")]), says("fine"))
+    up, proxied = await stage(calls_many([("clock", {}, "a"), ("date", {}, "b")]), says("fine"))
     asked = asks_for(call("clock", {}, "a"), call("date", {}, "b"))
     await proxied.ask("now?", to="s")
     await proxied.ask(result("12:00", "a"), result("May 1", "b"), to="s")
@@ -268,7 +275,7 @@ async def test_results_may_be_resent_in_another_order(stage: Stage) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "resend"])
 async def test_calls_that_a_client_gave_other_ids_keep_the_ids_of_the_model(stage: Stage, mode: str) -> None:
-    up, proxied = stage(calls("clock", {"zone": "utc"}, id="model_1"), says("noon"), says("bye"))
+    up, proxied = await stage(calls("clock", {"zone": "utc"}, id="model_1"), says("noon"), says("bye"))
     headers = {"X-Session-Mode": mode}
     asked = asks_for(call("clock", {"zone": "utc"}, "client_1"))
     await proxied.ask("time?", to="s", headers=headers)
@@ -284,16 +291,13 @@ async def test_calls_that_a_client_gave_other_ids_keep_the_ids_of_the_model(stag
 # --- the stored copy wins ---
 
 
-async def test_what_a_client_lost_of_an_answer_is_restored(tmp_path: Path) -> None:
+async def test_what_a_client_lost_of_an_answer_is_restored(stage: Stage) -> None:
     answer = {"role": "assistant", "content": "noon", "reasoning_content": "hm", "vendor": {"signature": "x"}}
     whole = {"id": "chatcmpl-1", "choices": [{"index": 0, "message": answer, "finish_reason": "stop"}]}
-    async with (
-        scripted_upstream([status(200, json=whole), says("later"), says("end")]) as up,
-        served(up, tmp_path) as proxied,
-    ):
-        await proxied.ask("time?", to="s")
-        await proxied.ask("time?", assistant("noon"), "and now?", to="s")
-        assert up.requests[-1].json["messages"][1] == answer
-        await proxied.ask("date?", assistant("noon"), "and now?", to="s", headers={"X-Session-Mode": "resend"})
-        assert up.requests[-1].json["messages"][1] == answer
-        assert spoken(proxied.messages("s")[0]) == "user: date?"
+    up, proxied = await stage(status(200, json=whole), says("later"), says("end"))
+    await proxied.ask("time?", to="s")
+    await proxied.ask("time?", assistant("noon"), "and now?", to="s")
+    assert up.requests[-1].json["messages"][1] == answer
+    await proxied.ask("date?", assistant("noon"), "and now?", to="s", headers={"X-Session-Mode": "resend"})
+    assert up.requests[-1].json["messages"][1] == answer
+    assert spoken(proxied.messages("s")[0]) == "user: date?"

@@ -104,7 +104,7 @@ async def test_the_stream_helper_puts_the_answer_together(echo: Talk, to: str | 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_structured_output_is_parsed(stage: Stage, stream: bool, to: str | None) -> None:
     city = City(name="Bern", people=134_000)
-    up, proxied = stage(says(city.model_dump_json()))
+    up, proxied = await stage(says(city.model_dump_json()))
     async with sdk(proxied, to) as client:
         asked: Any = {"model": MODEL, "messages": [user("capital?")], "response_format": City}
         if stream:
@@ -118,29 +118,26 @@ async def test_structured_output_is_parsed(stage: Stage, stream: bool, to: str |
 
 @pytest.mark.parametrize("resend", [True, False])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_tools_make_their_round_trip_in_a_session(tmp_path: Path, stream: bool, resend: bool) -> None:
-    async with (
-        scripted_upstream([calls("clock", {"zone": "utc"}), says("noon")]) as up,
-        served(up, tmp_path) as proxied,
-    ):
-        async with sdk(proxied, "s") as client:
-            said: list[Any] = [system("be brief"), user("time?")]
-            asked = await finished(client, said, stream)
-            assert asked.tool_calls is not None
-            made = asked.tool_calls[0]
-            assert json.loads(made.function.arguments) == {"zone": "utc"}
-            answer = result("12:00", made.id)
-            said = [*said, asked.to_dict(), answer] if resend else [answer]
-            assert (await finished(client, said, stream)).content == "noon"
-        sent = ["user: time?", 'assistant: clock({"zone": "utc"})', "tool call_1: 12:00"]
-        assert received(up.requests[-1]) == ["system: be brief", *sent]
-        assert up.requests[-1].json["tools"] == [CLOCK]
-        assert proxied.stored("s") == [*sent, "assistant: noon"]
+async def test_tools_make_their_round_trip_in_a_session(stage: Stage, stream: bool, resend: bool) -> None:
+    up, proxied = await stage(calls("clock", {"zone": "utc"}), says("noon"))
+    async with sdk(proxied, "s") as client:
+        said: list[Any] = [system("be brief"), user("time?")]
+        asked = await finished(client, said, stream)
+        assert asked.tool_calls is not None
+        made = asked.tool_calls[0]
+        assert json.loads(made.function.arguments) == {"zone": "utc"}
+        answer = result("12:00", made.id)
+        said = [*said, asked.to_dict(), answer] if resend else [answer]
+        assert (await finished(client, said, stream)).content == "noon"
+    sent = ["user: time?", 'assistant: clock({"zone": "utc"})', "tool call_1: 12:00"]
+    assert received(up.requests[-1]) == ["system: be brief", *sent]
+    assert up.requests[-1].json["tools"] == [CLOCK]
+    assert proxied.stored("s") == [*sent, "assistant: noon"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_tools_make_their_round_trip_without_a_session(stage: Stage, stream: bool) -> None:
-    up, proxied = stage(calls("clock", {}), says("noon"))
+    up, proxied = await stage(calls("clock", {}), says("noon"))
     async with sdk(proxied, None) as client:
         asked = await finished(client, [user("time?")], stream)
         said = [user("time?"), asked.to_dict(), result("12:00")]
@@ -158,7 +155,7 @@ async def finished(client: AsyncOpenAI, messages: list[Any], stream: bool) -> An
 
 
 async def test_a_stream_left_halfway_stops_the_model_and_the_session_goes_on(stage: Stage) -> None:
-    up, proxied = stage(gated("one two three"), says("four"))
+    up, proxied = await stage(gated("one two three"), says("four"))
     async with sdk(proxied, "s") as client:
         stream = await started(up, client)
         async for chunk in stream:
@@ -192,7 +189,7 @@ async def started(up: ScriptedUpstream, client: AsyncOpenAI) -> Any:
     ids=["500", "reset", "429"],
 )
 async def test_the_sdks_retry_of_a_failed_turn_stores_it_once(stage: Stage, fault: Step, stream: bool) -> None:
-    up, proxied = stage(fault, says("fine"))
+    up, proxied = await stage(fault, says("fine"))
     async with sdk(proxied, "s", max_retries=2) as client:
         assert (await finished(client, [user("hi")], stream)).content == "fine"
     assert len(up.requests) == 2
@@ -201,28 +198,28 @@ async def test_the_sdks_retry_of_a_failed_turn_stores_it_once(stage: Stage, faul
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_retry_after_the_clients_timeout_stores_the_turn_once(stage: Stage, stream: bool) -> None:
-    up, proxied = stage(faults.silence(), says("fine"))
+    up, proxied = await stage(faults.silence(), says("fine"))
     async with sdk(proxied, "s", max_retries=1, timeout=0.5) as client:
         assert (await finished(client, [user("hi")], stream)).content == "fine"
     assert up.requests[0].left.is_set()
     assert proxied.stored("s") == ["user: hi", "assistant: fine"]
 
 
-async def test_a_retry_gets_the_answer_of_the_turn_that_went_on_without_its_client(tmp_path: Path) -> None:
+async def test_a_retry_gets_the_answer_of_the_turn_that_went_on_without_its_client(stage: Stage) -> None:
     finish = {"on_disconnect": "finish"}
-    async with scripted_upstream(held("fine")) as up, served(up, tmp_path, sessions=finish) as proxied:
-        sends = []
+    up, proxied = await stage(held("fine"), sessions=finish)
+    sends = []
 
-        async def on_send(request: httpx2.Request) -> None:
-            sends.append(request.headers["x-stainless-retry-count"])
-            if len(sends) == 2:
-                up.gate.release()
+    async def on_send(request: httpx2.Request) -> None:
+        sends.append(request.headers["x-stainless-retry-count"])
+        if len(sends) == 2:
+            up.gate.release()
 
-        http = openai.DefaultAsyncHttpxClient(event_hooks={"request": [on_send]})
-        async with sdk(proxied, "s", max_retries=1, timeout=0.5, http_client=http) as client:
-            assert (await finished(client, [user("hi")], False)).content == "fine"
-        assert (sends, len(up.requests)) == (["0", "1"], 1)
-        assert proxied.stored("s") == ["user: hi", "assistant: fine"]
+    http = openai.DefaultAsyncHttpxClient(event_hooks={"request": [on_send]})
+    async with sdk(proxied, "s", max_retries=1, timeout=0.5, http_client=http) as client:
+        assert (await finished(client, [user("hi")], False)).content == "fine"
+    assert (sends, len(up.requests)) == (["0", "1"], 1)
+    assert proxied.stored("s") == ["user: hi", "assistant: fine"]
 
 
 def held(text: str) -> Step:
@@ -269,7 +266,7 @@ def refused(code: int) -> Step:
 async def test_a_model_servers_error_is_the_sdks_exception(
     stage: Stage, code: int, kind: type[openai.APIStatusError], to: str | None
 ) -> None:
-    _, proxied = stage(refused(code))
+    _, proxied = await stage(refused(code))
     async with sdk(proxied, to) as client:
         with pytest.raises(kind) as caught:
             await client.chat.completions.create(**HI, extra_headers={"X-Request-Id": "mine"})
@@ -288,29 +285,29 @@ async def test_a_wrong_key_is_an_authentication_error(tmp_path: Path) -> None:
         assert up.requests == []
 
 
-async def test_an_unknown_model_is_a_not_found_error(tmp_path: Path) -> None:
+async def test_an_unknown_model_is_a_not_found_error(stage: Stage) -> None:
     only = {"models": ["other-*"]}
-    async with scripted_upstream(says("no")) as up, served(up, tmp_path, upstream=only) as proxied:
-        async with sdk(proxied, "s") as client:
-            with pytest.raises(openai.NotFoundError) as caught:
-                await client.chat.completions.create(**HI)
-        assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    _, proxied = await stage(says("no"), upstream=only)
+    async with sdk(proxied, "s") as client:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.chat.completions.create(**HI)
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
-async def test_a_busy_session_is_a_conflict_that_the_sdk_tries_again(tmp_path: Path) -> None:
+async def test_a_busy_session_is_a_conflict_that_the_sdk_tries_again(stage: Stage) -> None:
     waits = {"wait_timeout_s": 0.1}
-    async with scripted_upstream(gated("one")) as up, served(up, tmp_path, sessions=waits) as proxied:
-        async with sdk(proxied, "s") as client, sdk(proxied, "s", max_retries=5) as patient:
-            running = await started(up, client)
-            with pytest.raises(openai.ConflictError) as caught:
-                await client.chat.completions.create(**HI)
-            assert caught.value.code == "session_busy"
-            async with anyio.create_task_group() as group:
-                group.start_soon(released, up, running)
-                stream = await patient.chat.completions.create(**HI, stream=True)
-                said = [chunk.choices[0].delta.content or "" async for chunk in stream]
-            assert "".join(said) == "one"
-        assert proxied.stored("s") == ["user: count", "assistant: one", "user: hi", "assistant: one"]
+    up, proxied = await stage(gated("one"), sessions=waits)
+    async with sdk(proxied, "s") as client, sdk(proxied, "s", max_retries=5) as patient:
+        running = await started(up, client)
+        with pytest.raises(openai.ConflictError) as caught:
+            await client.chat.completions.create(**HI)
+        assert caught.value.code == "session_busy"
+        async with anyio.create_task_group() as group:
+            group.start_soon(released, up, running)
+            stream = await patient.chat.completions.create(**HI, stream=True)
+            said = [chunk.choices[0].delta.content or "" async for chunk in stream]
+        assert "".join(said) == "one"
+    assert proxied.stored("s") == ["user: count", "assistant: one", "user: hi", "assistant: one"]
 
 
 async def released(up: ScriptedUpstream, running: Any) -> None:
@@ -321,7 +318,7 @@ async def released(up: ScriptedUpstream, running: Any) -> None:
 
 
 async def test_an_error_in_mid_stream_is_an_exception(stage: Stage) -> None:
-    _, proxied = stage(faults.cut_mid_stream(3), says("fine"))
+    _, proxied = await stage(faults.cut_mid_stream(3), says("fine"))
     async with sdk(proxied, "s") as client:
         stream = await client.chat.completions.create(**HI, stream=True)
         said = []
@@ -356,7 +353,7 @@ async def test_the_raw_response_tells_about_the_turn(echo: Talk) -> None:
 async def test_the_upstreams_request_id_is_told_beside_ours(stage: Stage, stream: bool, to: str | None) -> None:
     answer = {"id": "x", "choices": [{"index": 0, "message": assistant("hi"), "finish_reason": "stop"}]}
     step = status(200, json=answer, headers={"x-request-id": "theirs", "x-ratelimit-limit-requests": "9"})
-    _, proxied = stage(step)
+    _, proxied = await stage(step)
     reply = await proxied.ask("hi", to=to, stream=stream, headers={"X-Request-Id": "mine"})
     assert (reply.headers["x-request-id"], reply.headers["x-upstream-request-id"]) == ("mine", "theirs")
     assert reply.headers["x-ratelimit-limit-requests"] == "9"
@@ -375,7 +372,7 @@ async def test_models_are_listed(tmp_path: Path) -> None:
 
 async def test_embeddings_pass_through(stage: Stage) -> None:
     vectors = {"object": "list", "model": "e", "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -1.0]}]}
-    up, proxied = stage(status(200, json=vectors))
+    up, proxied = await stage(status(200, json=vectors))
     async with sdk(proxied, "s") as client:
         made = await client.embeddings.create(model="e", input="text", encoding_format="float")
     assert made.data[0].embedding == [0.5, -1.0]

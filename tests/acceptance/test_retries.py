@@ -1,6 +1,5 @@
 """Asking again: under a key, as the SDKs do it, and on purpose. A turn is stored once, and answered whenever asked."""
 
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -9,9 +8,9 @@ import pytest
 from proxy.store import sessions
 from proxy.types import Scope
 from tests import faults
-from tests.acceptance.asking import Proxied, Reply, received, result, served, until
+from tests.acceptance.asking import Proxied, Reply, received, result, until
 from tests.acceptance.stage import Stage, Talk
-from tests.scripted import Exchange, Step, calls, gated, says, scripted_upstream, status
+from tests.scripted import Exchange, Step, calls, gated, says, status
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +33,7 @@ def held(text: str) -> Step:
 
 
 async def test_a_finished_turn_is_answered_again_byte_for_byte(stage: Stage) -> None:
-    up, proxied = stage(says("fine"), says("other"))
+    up, proxied = await stage(says("fine"), says("other"))
     first = await proxied.ask("hi", to="s", headers=KEY)
     again = await proxied.ask("hi", to="s", headers=KEY)
     assert (again.status, again.body) == (200, first.body)
@@ -46,7 +45,7 @@ async def test_a_finished_turn_is_answered_again_byte_for_byte(stage: Stage) -> 
 
 
 async def test_it_is_answered_again_after_later_turns_too(stage: Stage) -> None:
-    up, proxied = stage(says("fine"), says("other"))
+    up, proxied = await stage(says("fine"), says("other"))
     first = await proxied.ask("hi", to="s", headers=KEY)
     await proxied.ask("more", to="s")
     again = await proxied.ask("hi", to="s", headers=KEY)
@@ -56,7 +55,7 @@ async def test_it_is_answered_again_after_later_turns_too(stage: Stage) -> None:
 
 @pytest.mark.parametrize("usage", [True, False])
 async def test_a_finished_stream_is_answered_again_as_a_stream(stage: Stage, usage: bool) -> None:
-    up, proxied = stage(says("one two three"), says("other"))
+    up, proxied = await stage(says("one two three"), says("other"))
     asked = {"stream": True, "stream_options": {"include_usage": usage}}
     first = await proxied.ask("count", to="s", headers=KEY, **asked)
     again = await proxied.ask("count", to="s", headers=KEY, **asked)
@@ -73,7 +72,7 @@ async def test_a_finished_stream_is_answered_again_as_a_stream(stage: Stage, usa
 
 @STREAMS
 async def test_tool_calls_are_answered_again(stage: Stage, stream: bool) -> None:
-    up, proxied = stage(calls("clock", {"zone": "utc"}), says("other"))
+    up, proxied = await stage(calls("clock", {"zone": "utc"}), says("other"))
     for _ in range(2):
         reply = await proxied.ask("time?", to="s", headers=KEY, stream=stream)
     if stream:
@@ -90,7 +89,7 @@ async def test_tool_calls_are_answered_again(stage: Stage, stream: bool) -> None
 
 @STREAMS
 async def test_the_same_key_at_once_is_one_turn(stage: Stage, stream: bool) -> None:
-    up, proxied = stage(held("one"), says("other"))
+    up, proxied = await stage(held("one"), says("other"))
     replies = await several(proxied, 3, up, "count", headers=KEY, stream=stream)
     assert [reply.text for reply in replies] == ["one"] * 3
     assert sorted(reply.headers.get("idempotent-replayed", "") for reply in replies) == ["", "true", "true"]
@@ -115,7 +114,7 @@ async def several(proxied: Proxied, count: int, up: Any, text: str, **fields: An
 
 
 async def test_a_key_used_for_another_request_is_refused(stage: Stage) -> None:
-    up, proxied = stage(says("fine"))
+    up, proxied = await stage(says("fine"))
     await proxied.ask("hi", to="s", headers=KEY)
     for other in ({"text": "ho"}, {"text": "hi", "temperature": 0.5}, {"text": "hi", "stream": True}):
         reply = await proxied.ask(str(other.pop("text")), to="s", headers=KEY, **other)
@@ -127,7 +126,7 @@ async def test_a_key_used_for_another_request_is_refused(stage: Stage) -> None:
 
 
 async def test_another_session_may_use_the_same_key(stage: Stage) -> None:
-    up, proxied = stage(says("a"), says("b"))
+    up, proxied = await stage(says("a"), says("b"))
     replies = [await proxied.ask("hi", to=to, headers=KEY) for to in ("s", "t")]
     assert [reply.text for reply in replies] == ["a", "b"]
     assert len(up.requests) == 2
@@ -136,32 +135,32 @@ async def test_another_session_may_use_the_same_key(stage: Stage) -> None:
 @STREAMS
 async def test_a_turn_that_failed_runs_anew_under_its_key(stage: Stage, stream: bool) -> None:
     broken = faults.cut_mid_stream(3) if stream else status(500, json={})
-    up, proxied = stage(broken, says("fine"))
+    up, proxied = await stage(broken, says("fine"))
     await proxied.ask("hi", to="s", headers=KEY, stream=stream)
     again = await proxied.ask("hi", to="s", headers=KEY, stream=stream)
     assert (again.text, again.headers.get("idempotent-replayed"), len(up.requests)) == ("fine", None, 2)
     assert proxied.stored("s") == ["user: hi", "assistant: fine"]
 
 
-async def test_a_turn_that_was_cut_short_runs_anew_under_its_key(tmp_path: Path) -> None:
+async def test_a_turn_that_was_cut_short_runs_anew_under_its_key(stage: Stage) -> None:
     script, settings = [faults.cut_mid_stream(3), says("fine")], {"on_upstream_break": "partial"}
-    async with scripted_upstream(script) as up, served(up, tmp_path, sessions=settings) as proxied:
-        await proxied.ask("hi", to="s", headers=KEY, stream=True)
-        assert proxied.turns("s") == ["incomplete"]
-        again = await proxied.ask("hi", to="s", headers=KEY, stream=True)
-        assert (again.text, len(up.requests)) == ("fine", 2)
-        assert proxied.stored("s") == ["user: hi", "assistant: fine"]
+    up, proxied = await stage(*script, sessions=settings)
+    await proxied.ask("hi", to="s", headers=KEY, stream=True)
+    assert proxied.turns("s") == ["incomplete"]
+    again = await proxied.ask("hi", to="s", headers=KEY, stream=True)
+    assert (again.text, len(up.requests)) == ("fine", 2)
+    assert proxied.stored("s") == ["user: hi", "assistant: fine"]
 
 
 async def test_a_turn_that_is_not_saved_is_not_answered_again(stage: Stage) -> None:
-    up, proxied = stage(says("a"), says("b"))
+    up, proxied = await stage(says("a"), says("b"))
     headers = KEY | {"X-Session-Save": "false"}
     assert [(await proxied.ask("hi", to="s", headers=headers)).text for _ in range(2)] == ["a", "b"]
     assert len(up.requests) == 2
 
 
 async def test_the_same_key_at_once_in_an_observed_session_is_stored_once(stage: Stage) -> None:
-    up, proxied = stage(held("one"), held("two"))
+    up, proxied = await stage(held("one"), held("two"))
     replies = await several(proxied, 2, up, "count", headers=KEY | {"X-Session-Mode": "observe"})
     assert {reply.status for reply in replies} == {200}
     assert proxied.turns("s") == ["complete"]
@@ -172,7 +171,7 @@ async def test_the_same_key_at_once_in_an_observed_session_is_stored_once(stage:
 
 @STREAMS
 async def test_an_sdks_retry_of_the_latest_turn_gets_its_answer(stage: Stage, stream: bool) -> None:
-    up, proxied = stage(says("fine"), says("other"))
+    up, proxied = await stage(says("fine"), says("other"))
     first = await proxied.ask("hi", to="s", stream=stream)
     again = await proxied.ask("hi", to="s", stream=stream, headers=RETRY)
     assert (again.text, again.headers["idempotent-replayed"], again.headers["x-session-turn"]) == ("fine", "true", "1")
@@ -184,7 +183,7 @@ async def test_an_sdks_retry_of_the_latest_turn_gets_its_answer(stage: Stage, st
 
 @STREAMS
 async def test_an_sdks_retry_joins_the_turn_that_runs(stage: Stage, stream: bool) -> None:
-    up, proxied = stage(held("one"), says("other"))
+    up, proxied = await stage(held("one"), says("other"))
     replies: list[Reply] = []
 
     async def ask(count: str) -> None:
@@ -202,7 +201,7 @@ async def test_an_sdks_retry_joins_the_turn_that_runs(stage: Stage, stream: bool
 
 
 async def test_an_equal_question_asked_on_purpose_is_a_turn_of_its_own(stage: Stage) -> None:
-    up, proxied = stage(says("a"), says("b"))
+    up, proxied = await stage(says("a"), says("b"))
     for count in ("0", ""):
         await proxied.ask("again", to="s", headers={"X-Stainless-Retry-Count": count})
     assert received(up.requests[-1]) == ["user: again", "assistant: a", "user: again"]
@@ -210,7 +209,7 @@ async def test_an_equal_question_asked_on_purpose_is_a_turn_of_its_own(stage: St
 
 
 async def test_the_retry_of_an_equal_question_is_not_the_retry_of_the_earlier_one(stage: Stage) -> None:
-    up, proxied = stage(says("a"), status(500, json={}), says("b"))
+    up, proxied = await stage(says("a"), status(500, json={}), says("b"))
     assert (await proxied.ask("again", to="s")).text == "a"
     assert (await proxied.ask("again", to="s")).status == 500
     assert (await proxied.ask("again", to="s", headers=RETRY)).text == "b"
@@ -231,7 +230,7 @@ async def test_the_retry_of_an_equal_question_is_not_the_retry_of_the_earlier_on
 async def test_what_is_no_retry_of_the_latest_turn_runs(
     stage: Stage, between: str | None, headers: dict[str, str], fields: dict[str, Any]
 ) -> None:
-    up, proxied = stage(says("fine"))
+    up, proxied = await stage(says("fine"))
     await proxied.ask("hi", to="s")
     if between:
         await proxied.ask(between, to="s")
@@ -269,7 +268,7 @@ async def ask_one(proxied: Proxied, text: str, stream: bool) -> None:
 
 
 async def test_a_name_and_the_uuid_of_a_session_wait_in_one_line(stage: Stage) -> None:
-    up, proxied = stage(says("zero"), held("one"), held("two"))
+    up, proxied = await stage(says("zero"), held("one"), held("two"))
     uuid = (await proxied.ask("q0", to="s")).headers["x-session-uuid"]
 
     async def ask(text: str, to: str) -> None:
@@ -286,22 +285,22 @@ async def test_a_name_and_the_uuid_of_a_session_wait_in_one_line(stage: Stage) -
     assert received(up.requests[-1])[-3:] == ["user: q1", "assistant: one", "user: q2"]
 
 
-async def test_who_waits_too_long_is_told_to_come_again_and_other_sessions_do_not_wait(tmp_path: Path) -> None:
+async def test_who_waits_too_long_is_told_to_come_again_and_other_sessions_do_not_wait(stage: Stage) -> None:
     script, settings = [held("one"), says("two")], {"wait_timeout_s": 0.2}
-    async with scripted_upstream(script) as up, served(up, tmp_path, sessions=settings) as proxied:
+    up, proxied = await stage(*script, sessions=settings)
 
-        async def ask() -> None:
-            await proxied.ask("hi", to="s")
+    async def ask() -> None:
+        await proxied.ask("hi", to="s")
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask)
-            await up.wait_requests(1)
-            busy = await proxied.ask("hurry", to="s")
-            assert (busy.status, busy.error["code"], busy.headers["retry-after"]) == (409, "session_busy", "1")
-            assert (await proxied.ask("hi", to="other")).text == "two"
-            up.gate.release()
-        assert (await proxied.ask("hurry", to="s")).text == "two"
-        assert proxied.stored("s") == ["user: hi", "assistant: one", "user: hurry", "assistant: two"]
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await up.wait_requests(1)
+        busy = await proxied.ask("hurry", to="s")
+        assert (busy.status, busy.error["code"], busy.headers["retry-after"]) == (409, "session_busy", "1")
+        assert (await proxied.ask("hi", to="other")).text == "two"
+        up.gate.release()
+    assert (await proxied.ask("hurry", to="s")).text == "two"
+    assert proxied.stored("s") == ["user: hi", "assistant: one", "user: hurry", "assistant: two"]
 
 
 # --- a session that is gone ---
@@ -309,7 +308,7 @@ async def test_who_waits_too_long_is_told_to_come_again_and_other_sessions_do_no
 
 @STREAMS
 async def test_a_session_deleted_while_its_turn_runs_stays_deleted(stage: Stage, stream: bool) -> None:
-    up, proxied = stage(says("one"), gated("two") if stream else held("two"), says("three"))
+    up, proxied = await stage(says("one"), gated("two") if stream else held("two"), says("three"))
     await proxied.ask("hi", to="s")
     replies: list[Reply] = []
 

@@ -1,14 +1,13 @@
 """How a client says which session it means, and what it may ask of one turn."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.asking import assistant, received, served
+from tests.acceptance.asking import assistant, received
 from tests.acceptance.stage import Stage, Talk
-from tests.scripted import Exchange, delta, dump, echoes, envelope, gated, says, scripted_upstream
+from tests.scripted import Exchange, delta, dump, echoes, envelope, gated, says
 
 pytestmark = pytest.mark.anyio
 
@@ -88,20 +87,20 @@ async def test_neither_user_nor_client_request_id_name_a_session(echo: Talk) -> 
     assert proxied.sessions() == []
 
 
-async def test_an_unknown_session_is_404_where_sessions_are_not_made_on_use(tmp_path: Path) -> None:
-    async with scripted_upstream(echoes()) as up, served(up, tmp_path, sessions={"auto_create": False}) as proxied:
-        reply = await proxied.ask("one", to="s")
-        assert (reply.status, reply.error["code"]) == (404, "session_not_found")
-        assert up.requests == []
+async def test_an_unknown_session_is_404_where_sessions_are_not_made_on_use(stage: Stage) -> None:
+    up, proxied = await stage(echoes(), sessions={"auto_create": False})
+    reply = await proxied.ask("one", to="s")
+    assert (reply.status, reply.error["code"]) == (404, "session_not_found")
+    assert up.requests == []
 
 
-async def test_the_header_can_have_another_name(tmp_path: Path) -> None:
-    async with scripted_upstream(echoes()) as up, served(up, tmp_path, sessions={"header": "X-Chat"}) as proxied:
-        await proxied.ask("one", to=None, headers={"X-Chat": "s"})
-        await proxied.ask("other", to="t")
-        assert proxied.stored("s") == ONE
-        assert proxied.stored("t") == []
-        assert up.requests[0].header("x-chat") is None
+async def test_the_header_can_have_another_name(stage: Stage) -> None:
+    up, proxied = await stage(echoes(), sessions={"header": "X-Chat"})
+    await proxied.ask("one", to=None, headers={"X-Chat": "s"})
+    await proxied.ask("other", to="t")
+    assert proxied.stored("s") == ONE
+    assert proxied.stored("t") == []
+    assert up.requests[0].header("x-chat") is None
 
 
 @pytest.mark.parametrize("alias", ["X-Claude-Code-Session-Id", "X-OpenCode-Session"])
@@ -203,7 +202,7 @@ async def two_choices(exchange: Exchange) -> None:
 
 
 async def test_all_choices_reach_the_client_and_the_first_becomes_history(stage: Stage) -> None:
-    up, proxied = stage(two_choices, says("ok"))
+    up, proxied = await stage(two_choices, says("ok"))
     reply = await proxied.ask("toss", to="s", n=2)
     assert [choice["message"]["content"] for choice in reply.json["choices"]] == ["heads", "tails"]
     await proxied.ask("thanks", to="s")
@@ -211,7 +210,7 @@ async def test_all_choices_reach_the_client_and_the_first_becomes_history(stage:
 
 
 async def test_choices_that_come_interleaved_are_told_apart(stage: Stage) -> None:
-    _, proxied = stage(two_choices, says("ok"))
+    _, proxied = await stage(two_choices, says("ok"))
     reply = await proxied.ask("toss", to="s", n=2, stream=True)
     assert {choice["index"] for chunk in reply.chunks for choice in chunk["choices"]} == {0, 1}
     assert reply.done
@@ -234,7 +233,7 @@ async def test_usage_is_asked_for_and_shown_to_those_who_asked(echo: Talk) -> No
 
 
 async def test_a_stream_reaches_the_client_as_it_is_made(stage: Stage) -> None:
-    up, proxied = stage(gated("one two"))
+    up, proxied = await stage(gated("one two"))
     body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "count"}]}
     request = proxied.http.post(proxied.url + "/chat/completions", json=body, headers={"X-Session-Id": "s"})
     up.gate.release()

@@ -106,5 +106,5 @@ def test_null_leaves_nothing_out() -> None:
 
 
 def test_the_strategies_of_the_contract_all_run() -> None:
-    assert {"truncate", "null", "adaptive", "summarize"} == {*STRATEGIES, *RUNS_AS}
+    assert {"truncate", "null", "adaptive", "summarize"} <= {*STRATEGIES, *RUNS_AS}
     assert set(RUNS_AS.values()) <= set(STRATEGIES)

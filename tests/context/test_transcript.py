@@ -39,9 +39,14 @@ def test_a_result_that_comes_twice_is_sent_once() -> None:
     assert repair(calls("1"), result("1", "a"), result("1", "b")) == [calls("1"), result("1", "a")]
 
 
-def test_a_result_after_the_talk_went_on_is_left_out() -> None:
-    """Where it stands no upstream takes it; its call was answered in its place."""
-    assert repair(calls("1"), user("a"), result("1")) == [calls("1"), result("1", NO_RESULT), user("a")]
+def test_a_result_that_came_after_the_talk_went_on_takes_its_place_behind_its_call() -> None:
+    assert repair(calls("1", "2"), result("2"), user("a"), result("1"), says("b")) == [
+        calls("1", "2"), result("2"), result("1"), user("a"), says("b"),
+    ]  # fmt: skip
+
+
+def test_a_result_that_came_before_its_call_is_left_out() -> None:
+    assert repair(result("1", "early"), user("a"), calls("1")) == [user("a"), calls("1"), result("1", NO_RESULT)]
 
 
 def test_the_same_id_may_be_used_again_later() -> None:

@@ -174,7 +174,7 @@ MAKE_BRANCH = """INSERT INTO branches (tenant, session, branch, parent, forked_a
 
 
 async def test_a_clients_own_key_goes_upstream_and_is_not_kept(stage: Stage) -> None:
-    up, proxied = stage(echoes())
+    up, proxied = await stage(echoes())
     for headers in ({}, {"Authorization": "", "X-Api-Key": proxied.key}):
         for to in ("s", None):
             assert (await proxied.ask("hi", to=to, headers=headers)).status == 200
@@ -188,14 +188,14 @@ async def test_a_clients_own_key_goes_upstream_and_is_not_kept(stage: Stage) -> 
 
 @pytest.mark.parametrize("path", ["/chat/completions", "/embeddings", "/files"])
 async def test_without_a_key_there_is_no_tenant(stage: Stage, path: str) -> None:
-    up, proxied = stage(says("no"))
+    up, proxied = await stage(says("no"))
     reply = await proxied.post(b"{}", to="s", headers={"Authorization": ""}, path=path)
     assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
     assert up.requests == []
 
 
 async def test_a_tenant_that_is_new_while_the_store_is_busy_waits(stage: Stage) -> None:
-    _, proxied = stage(says("ok"))
+    _, proxied = await stage(says("ok"))
     replies: list[Reply] = []
     replied = anyio.Event()
 
@@ -248,13 +248,13 @@ async def test_a_model_server_gets_listed_headers_only(tmp_path: Path, named: bo
 
 
 async def test_a_client_does_not_get_the_model_servers_cookies(stage: Stage) -> None:
-    _, proxied = stage(status(200, json={}, headers={"set-cookie": "canary=1", "server": "inner", "x-good": "1"}))
+    _, proxied = await stage(status(200, json={}, headers={"set-cookie": "canary=1", "server": "inner", "x-good": "1"}))
     reply = await proxied.post(b"{}", to=None)
     assert ("set-cookie" in reply.headers, "server" in reply.headers, reply.headers["x-good"]) == (False, False, "1")
 
 
 async def test_a_request_id_that_could_break_a_log_is_replaced(stage: Stage) -> None:
-    _, proxied = stage(says("ok"))
+    _, proxied = await stage(says("ok"))
     for given in ("x" * 257, "caf\xe9".encode().decode("latin-1"), "a\tb"):
         reply = await proxied.ask("hi", to="s", headers={"X-Request-Id": given})
         assert reply.headers["x-request-id"] not in ("", given)

@@ -10,7 +10,7 @@ import pytest
 from tests.acceptance.asking import asks_for, call, result, served, system, user
 from tests.acceptance.sockets import dialled
 from tests.acceptance.stage import Stage
-from tests.scripted import says, scripted_upstream
+from tests.scripted import WAIT_S, says, scripted_upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -156,7 +156,7 @@ ALL = {
 @pytest.mark.parametrize("name", ALL)
 async def test_a_bad_request_is_explained_and_harms_nothing(stage: Stage, name: str) -> None:
     bad = ALL[name]
-    up, proxied = stage(says("fine"))
+    up, proxied = await stage(says("fine"))
     auth = {"Authorization": f"Bearer {proxied.key}"}
     async with dialled(proxied) as line:
         headers = {
@@ -188,7 +188,7 @@ async def test_a_bad_request_is_explained_and_harms_nothing(stage: Stage, name: 
     ],
 )  # fmt: skip
 async def test_a_name_in_the_body_that_is_none_is_explained(stage: Stage, name: str, value: object) -> None:
-    up, proxied = stage(says("fine"))
+    up, proxied = await stage(says("fine"))
     reply = await proxied.post(json.dumps(HI | {name: value}).encode(), to=None)
     assert reply.status == 400
     assert reply.error["param"].startswith(name)
@@ -199,7 +199,7 @@ async def test_a_name_in_the_body_that_is_none_is_explained(stage: Stage, name: 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD"])
 async def test_another_method_is_not_possible(stage: Stage, method: str) -> None:
-    up, proxied = stage(says("fine"))
+    up, proxied = await stage(says("fine"))
     reply = await proxied.call(method, "/chat/completions")
     assert (reply.status, reply.headers["allow"]) == (405, "POST")
     assert method == "HEAD" or reply.error["code"] == "method_not_allowed"
@@ -216,19 +216,50 @@ async def test_an_unknown_path_is_a_404_with_the_envelope(tmp_path: Path, path: 
 
 
 @pytest.mark.parametrize("to", ["s", None])
-async def test_a_body_over_the_limit_is_a_413(tmp_path: Path, to: str | None) -> None:
-    async with scripted_upstream(says("fine")) as up, served(up, tmp_path, server={"max_body_mb": 1}) as proxied:
-        for announced in (True, False):
-            async with dialled(proxied) as line:
-                named = {"X-Session-Id": to}
-                if announced:
-                    await line.post(b"", {**named, "Content-Length": str(2 << 20)})
-                else:
-                    await line.post(b"", {**named, "Transfer-Encoding": "chunked", "Content-Length": None})
-                    await line.send(b"100001\r\n" + b" " * 0x100001 + b"\r\n")
-                reply = await line.reply()
-                assert (reply.status, reply.error["code"]) == (413, "request_too_large")
-                assert "max_body_mb" in reply.error["message"]
-                assert await line.rest() == b""
-        assert up.requests == []
-        assert (await proxied.ask("hi", to=to)).text == "fine"
+async def test_a_body_over_the_limit_is_a_413(stage: Stage, to: str | None) -> None:
+    up, proxied = await stage(says("fine"), server={"max_body_mb": 1})
+    for announced in (True, False):
+        async with dialled(proxied) as line:
+            named = {"X-Session-Id": to}
+            if announced:
+                await line.post(b"", {**named, "Content-Length": str(2 << 20)})
+            else:
+                await line.post(b"", {**named, "Transfer-Encoding": "chunked", "Content-Length": None})
+                await line.send(b"100001\r\n" + b" " * 0x100001 + b"\r\n")
+            reply = await line.reply()
+            assert (reply.status, reply.error["code"]) == (413, "request_too_large")
+            assert "max_body_mb" in reply.error["message"]
+            assert await line.rest() == b""
+    assert up.requests == []
+    assert (await proxied.ask("hi", to=to)).text == "fine"
+
+
+async def test_headers_over_the_limit_are_a_431(stage: Stage) -> None:
+    up, proxied = await stage(says("fine"))
+    async with dialled(proxied) as line:
+        await line.post(b"{}", {f"X-Filler-{n}": "x" * 8000 for n in range(9)})
+        reply = await line.reply()
+        assert (reply.status, reply.error["code"]) == (431, "headers_too_large")
+        assert await line.rest() == b""
+    assert up.requests == []
+
+
+async def test_a_body_that_does_not_come_is_a_408(stage: Stage) -> None:
+    settings = {"body_timeout_s": 0.3}
+    up, proxied = await stage(says("fine"), server=settings)
+    async with dialled(proxied) as line:
+        await line.post(b'{"messages": [', {"X-Session-Id": "s", "Content-Length": "1000"})
+        reply = await line.reply()
+        assert (reply.status, reply.error["code"]) == (408, "request_timeout")
+        assert "body_timeout_s" in reply.error["message"]
+        assert await line.rest() == b""
+    assert up.requests == []
+    assert (await proxied.ask("hi", to="s")).text == "fine"
+
+
+@pytest.mark.slow
+async def test_headers_that_do_not_come_end_the_connection(stage: Stage) -> None:
+    _, proxied = await stage(says("fine"))
+    async with dialled(proxied) as line:
+        await line.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: local")
+        assert await line.rest(seconds=2 * WAIT_S) == b""

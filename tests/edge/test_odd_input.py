@@ -40,7 +40,7 @@ TEXTS = {
 async def test_any_text_is_sent_and_kept(stage: Stage, name: str) -> None:
     text, kept = TEXTS[name]
     kept = text if kept is None else kept
-    up, proxied = stage(says("ok"))
+    up, proxied = await stage(says("ok"))
     reply = await proxied.ask(text, to="s")
     assert (reply.status, reply.text) == (200, "ok")
     assert up.requests[0].json["messages"][0]["content"] == kept
@@ -89,7 +89,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", MESSAGES)
 async def test_any_message_that_names_its_role_is_sent_and_kept(stage: Stage, name: str) -> None:
     message = MESSAGES[name]
-    up, proxied = stage(says("ok"))
+    up, proxied = await stage(says("ok"))
     assert (await proxied.ask(message, "hi", to="s")).status == 200
     assert up.requests[0].json["messages"][0] == message
     assert proxied.messages("s")[0] == message
@@ -100,7 +100,7 @@ async def test_any_message_that_names_its_role_is_sent_and_kept(stage: Stage, na
 
 
 async def test_function_calls_of_the_old_kind_are_kept(stage: Stage) -> None:
-    up, proxied = stage(says("noon"))
+    up, proxied = await stage(says("noon"))
     asked = assistant(None, function_call={"name": "clock", "arguments": "{}"})
     answer = {"role": "function", "name": "clock", "content": "12:00"}
     for said in ([user("time?"), asked, answer], [user("thanks")]):
@@ -115,7 +115,7 @@ NULLS = ("stream", "n", "tools", "max_tokens", "max_completion_tokens", "stream_
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("name", NULLS)
 async def test_a_null_field_is_as_good_as_none(stage: Stage, name: str, stream: bool) -> None:
-    up, proxied = stage(says("ok"))
+    up, proxied = await stage(says("ok"))
     body = {"model": "m", "messages": [user("hi")], "stream": stream, name: None}
     reply = await proxied.post(json.dumps(body).encode(), to="s")
     assert (reply.status, reply.text) == (200, "ok")
@@ -128,7 +128,7 @@ OPTION_NULLS = ("mode", "save", "recall", "token_budget", "context_overflow", "f
 
 @pytest.mark.parametrize("name", OPTION_NULLS)
 async def test_a_null_option_is_as_good_as_none(stage: Stage, name: str) -> None:
-    _, proxied = stage(says("ok"))
+    _, proxied = await stage(says("ok"))
     reply = await proxied.post(
         json.dumps({"messages": [user("hi")], "session": {"id": "s", name: None}}).encode(), to=None
     )
@@ -136,7 +136,7 @@ async def test_a_null_option_is_as_good_as_none(stage: Stage, name: str) -> None
 
 
 async def test_unknown_fields_reach_the_model_as_they_were_written(stage: Stage) -> None:
-    up, proxied = stage(says("ok"))
+    up, proxied = await stage(says("ok"))
     fields = b'"temperature":1.0,"x":1e999,"y":100000000000000000000000.10,"z":{"b":1,"a":[ 1 ]},"a b":"\\u00e9"'
     await proxied.post(b'{"messages":[{"role":"user","content":"hi"}],%b}' % fields, to="s")
     for field in (b'"temperature":1.0', b'"x":1e999', b'"y":100000000000000000000000.10', b'"z":{"b":1,"a":[ 1 ]}'):
@@ -145,14 +145,14 @@ async def test_unknown_fields_reach_the_model_as_they_were_written(stage: Stage)
 
 
 async def test_instructions_alone_are_a_turn(stage: Stage) -> None:
-    up, proxied = stage(says("ok"))
+    up, proxied = await stage(says("ok"))
     assert (await proxied.ask(system("be brief"), to="s")).text == "ok"
     await proxied.ask("hi", to="s")
     assert up.requests[1].json["messages"] == [system("be brief"), assistant("ok"), user("hi")]
 
 
 async def test_two_thousand_messages_are_taken(stage: Stage) -> None:
-    up, proxied = stage(says("ok"))
+    up, proxied = await stage(says("ok"))
     said = [user(f"q{n // 2}") if n % 2 == 0 else assistant(f"a{n // 2}") for n in range(1999)]
     assert (await proxied.ask(*said, to="s")).text == "ok"
     assert len(proxied.stored("s")) == 2000
@@ -165,7 +165,7 @@ async def test_two_thousand_messages_are_taken(stage: Stage) -> None:
 
 async def test_an_answers_odd_text_reaches_its_client_and_does_not_poison_the_session(stage: Stage) -> None:
     odd = "a\x00b\u2028<|endoftext|>\x85"
-    up, proxied = stage(says(odd), says("ok"))
+    up, proxied = await stage(says(odd), says("ok"))
     reply = await proxied.ask("hi", to="s", stream=True)
     assert reply.text == odd
     await proxied.ask("hi", assistant(odd), "more", to="s")
@@ -175,7 +175,7 @@ async def test_an_answers_odd_text_reaches_its_client_and_does_not_poison_the_se
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_half_a_character_of_an_answer_does_not_poison_the_session(stage: Stage, stream: bool) -> None:
-    up, proxied = stage(says("half \ud83d pair"), says("ok"))
+    up, proxied = await stage(says("half \ud83d pair"), says("ok"))
     reply = await proxied.ask("hi", to="s", stream=stream)
     assert reply.text in ("half \ud83d pair", "half \ufffd pair")
     await proxied.ask("more", to="s", stream=stream)
@@ -205,7 +205,7 @@ OBJECTS = [
 
 @pytest.mark.parametrize("body", OBJECTS)
 async def test_without_a_session_any_object_goes_up_byte_for_byte(stage: Stage, body: bytes) -> None:
-    up, proxied = stage(status(200, json={"whatever": [1]}, headers={"x-odd": "1"}))
+    up, proxied = await stage(status(200, json={"whatever": [1]}, headers={"x-odd": "1"}))
     reply = await proxied.post(body, to=None)
     assert (reply.status, reply.body, reply.headers["x-odd"]) == (200, b'{"whatever": [1]}', "1")
     assert up.requests[0].body == body
@@ -214,7 +214,7 @@ async def test_without_a_session_any_object_goes_up_byte_for_byte(stage: Stage, 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/json; charset=utf-8", None])
 async def test_without_a_session_the_content_type_does_not_matter(stage: Stage, kind: str | None) -> None:
-    up, proxied = stage(status(200, json={}))
+    up, proxied = await stage(status(200, json={}))
     reply = await proxied.post(b'{"a": 1}', to=None, headers={"Content-Type": kind or ""})
     assert reply.status == 200
     assert up.requests[0].body == b'{"a": 1}'
@@ -224,14 +224,14 @@ async def test_without_a_session_the_content_type_does_not_matter(stage: Stage, 
     "body", [b"", b"[]", b"5", b'"x"', b"null", b"{", b'{"a": NaN}', b"{'a': 1}", b"{} {}", b"\xff"]
 )
 async def test_without_a_session_what_is_no_object_is_refused(stage: Stage, body: bytes) -> None:
-    up, proxied = stage(says("no"))
+    up, proxied = await stage(says("no"))
     reply = await proxied.post(body, to=None)
     assert (reply.status, reply.error["param"]) == (400, "body")
     assert up.requests == []
 
 
 async def test_many_levels_are_no_server_error(stage: Stage) -> None:
-    _, proxied = stage(by_model({"m": says("ok")}))
+    _, proxied = await stage(by_model({"m": says("ok")}))
     for depth in (65, 500, 5_000, 200_000):
         body = b'{"model":"m","x":%b%b}' % (b"[" * depth, b"]" * depth)
         assert (await proxied.post(body, to=None)).status in (200, 400)

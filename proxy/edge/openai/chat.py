@@ -39,7 +39,7 @@ async def completions(svc: Services, scope: Scope, connection: Connection) -> No
             return
         session["x-session-id"] = named.name
         turn = _turn(svc, who, request, raw, fields, named)
-        client = Client()
+        client = Client(may_leave=svc.config.sessions.on_disconnect == "finish")
         await deliver(turns.run(svc, turn, client), client, connection, lambda begin: _head(turn, begin, facts))
     except ProxyError as failure:
         connection.status, connection.outcome = failure.status, failure.code or failure.type

@@ -10,7 +10,7 @@ from proxy.edge import auth, body, failures
 from proxy.edge.body import Fields
 from proxy.edge.deliver import Connection, Head, RawHeaders, deliver, log_request
 from proxy.edge.request import Request, frame, upstream_headers
-from proxy.errors import NotFound, ProxyError, UpstreamBroken, UpstreamError
+from proxy.errors import MethodNotAllowed, NotFound, ProxyError, UpstreamBroken, UpstreamError
 from proxy.events import Chunk, Client, End
 from proxy.services import Services
 from proxy.types import Scope
@@ -18,8 +18,17 @@ from proxy.upstream.exchange import exchange, read
 from proxy.upstream.protocol import Answer, Call
 from proxy.upstream.route import Target, route
 
-PATHS = ("models", "embeddings", "completions", "moderations", "audio", "images", "rerank")
-"""First parts of the paths that pass through; with the proxy's own key nobody reaches the shared account's files."""
+PATHS = {
+    "models": "GET",
+    "embeddings": "POST",
+    "completions": "POST",
+    "moderations": "POST",
+    "audio": "POST",
+    "images": "POST",
+    "rerank": "POST",
+}
+"""First parts of the paths that pass through, and how they may be asked: with the proxy's own key nobody reaches the
+shared account's files or deletes its models."""
 
 SAFE = re.compile(r"[A-Za-z0-9_.:@-]+(/[A-Za-z0-9_.:@-]+)*")
 
@@ -36,8 +45,8 @@ async def relay(
     svc: Services, who: Scope, request: Request, raw: bytes, fields: Fields, connection: Connection
 ) -> None:
     """A chat request without a session, byte for byte."""
-    given = fields.get("model")
-    model = msgspec.json.decode(given, type=str) if given is not None and given[:1] == b'"' else None
+    given = body.parsed(fields, "model")
+    model = given if isinstance(given, str) else None
     target = route(svc.config, model)
     content = raw if target.model == model else _renamed(fields, target)
     headers = upstream_headers(who, target.upstream, request.headers)
@@ -116,7 +125,7 @@ async def other(svc: Services, scope: AsgiScope, connection: Connection) -> None
     headers = request.headers
     try:
         who = await auth.scope_of(svc, headers)
-        path = _allowed(svc, request.path)
+        path = _allowed(svc, request)
         raw = await body.read(connection, headers)
         if path == "models" and request.method == "GET":
             await _respond_models(svc, who, request, connection)
@@ -135,12 +144,15 @@ async def other(svc: Services, scope: AsgiScope, connection: Connection) -> None
         log_request(svc, request, connection, {})
 
 
-def _allowed(svc: Services, path: str) -> str:
-    """The path below /v1, if it may pass."""
-    rest = path.removeprefix("/v1/")
+def _allowed(svc: Services, request: Request) -> str:
+    """The path below /v1, if it may pass. HEAD never does: its answer has a length and no body."""
+    rest = request.path.removeprefix("/v1/")
     first = rest.partition("/")[0]
-    wide = svc.config.auth.mode == "passthrough"
-    if SAFE.fullmatch(rest) and ".." not in rest and (wide or first in (*PATHS, *svc.config.passthrough.paths)):
+    wide = svc.config.auth.mode == "passthrough" or first in svc.config.passthrough.paths
+    if SAFE.fullmatch(rest) and ".." not in rest and (wide or first in PATHS):
+        if request.method == "HEAD" or not (wide or request.method == PATHS[first]):
+            allowed = PATHS.get(first, "GET")
+            raise MethodNotAllowed(f"use {allowed} for /v1/{first}", headers={"Allow": allowed})
         return rest
     raise NotFound("there is no such path here; see GET /v1/models and POST /v1/chat/completions", code="unknown_url")
 
@@ -177,7 +189,7 @@ async def models(svc: Services, who: Scope, request: Request) -> list[dict[str, 
         except UpstreamError as exc:
             failure = exc
             continue
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             failure = UpstreamError("the upstream's list of models is not JSON", code="upstream_broken")
             continue
         answered = True

@@ -29,6 +29,7 @@ CREATE TABLE sessions (
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     -- The latest turn's answer, for an SDK that sends its request again; on this row, which every turn writes anyway.
+    answered INTEGER,
     request BLOB,
     answer BLOB
 ) STRICT;

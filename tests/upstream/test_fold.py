@@ -1,0 +1,304 @@
+"""The whole answer as a fold over its chunks."""
+
+import json
+import random
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from proxy.errors import UpstreamBroken, UpstreamRefused
+from proxy.upstream.fold import Fold
+
+Message = dict[str, Any]
+
+TEXTS = ("hello", "naïve 🙂", "\u2028\x00", '"quoted"\\', "日本語", "<|endoftext|>", " ", "\n\n", "\ufffd")
+
+
+def chunk(delta: Any, index: int = 0, finish: str | None = None, **fields: Any) -> bytes:
+    choice = {"index": index, "delta": delta, "finish_reason": finish}
+    return json.dumps({"id": "c1", "created": 5, "model": "m", "choices": [choice], **fields}).encode()
+
+
+def folded(chunks: Sequence[bytes]) -> Fold:
+    fold = Fold()
+    for payload in chunks:
+        fold.add(payload)
+    return fold
+
+
+def whole(message: Message, **fields: Any) -> Fold:
+    fold = Fold()
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    fold.whole(json.dumps({"id": "c1", "choices": choices, **fields}).encode())
+    return fold
+
+
+# --- fold(split(x)) == x ---
+
+
+def text(draw: Random) -> str:
+    return "".join(draw.choices(TEXTS, k=draw.randint(1, 6)))
+
+
+def value(draw: Random, depth: int = 0) -> Any:
+    """Any JSON that a vendor may add to a message."""
+    kind = draw.randrange(3 if depth > 1 else 5)
+    if kind == 0:
+        return text(draw)
+    if kind == 1:
+        return draw.choice((True, 7, 1.5, 0, False))
+    if kind == 2:
+        return [text(draw) for _ in range(draw.randint(1, 3))]
+    return {f"k{n}": value(draw, depth + 1) for n in range(draw.randint(1, 3))}
+
+
+def message(draw: Random) -> Message:
+    """An assistant message with all that a model server may put there."""
+    out: Message = {"role": "assistant", "content": text(draw)}
+    if draw.random() < 0.4:
+        out["tool_calls"] = [_call(draw, n) for n in range(draw.randint(1, 3))]
+        out["content"] = draw.choice((None, out["content"]))
+    if draw.random() < 0.4:
+        out["reasoning_content"] = text(draw)
+    if draw.random() < 0.3:
+        out["x_vendor"] = {f"k{n}": value(draw) for n in range(2)}
+    if draw.random() < 0.3:
+        out["reasoning_details"] = [
+            {"index": n, "type": "reasoning.text", "text": text(draw), "signature": "s" * 9} for n in range(2)
+        ]
+    return out
+
+
+def _call(draw: Random, n: int) -> Message:
+    made = {"name": f"tool_{n}", "arguments": json.dumps({"q": text(draw)})}
+    return {"id": f"call_{n}", "type": "function", "function": made}
+
+
+def split(whole: Message, draw: Random) -> list[bytes]:
+    """As a server streams it: role first, texts in pieces, calls and thinking by index, now and then two in a chunk."""
+    deltas: list[Message] = [{"role": "assistant", "content": draw.choice(("", None))}]
+    for key, given in whole.items():
+        if key == "role" or given is None:
+            continue
+        if key == "tool_calls":
+            for n, call in enumerate(given):
+                deltas += _call_deltas(call, n, draw)
+        elif key == "reasoning_details":
+            deltas += [{key: [item | {"text": part}]} for item in given for part in _pieces(item["text"], draw)]
+        elif isinstance(given, str):
+            deltas += [{key: part} for part in _pieces(given, draw)]
+        else:
+            deltas.append({key: given})
+    if draw.random() < 0.3 and len(deltas) > 2:
+        first, other = deltas[1], deltas[2]
+        if not set(first) & set(other):
+            deltas[1:3] = [first | other]
+    return [chunk(delta) for delta in deltas] + [chunk({}, finish="stop")]
+
+
+def _call_deltas(call: Message, n: int, draw: Random) -> list[Message]:
+    first = {**call, "index": n, "function": {**call["function"], "arguments": ""}}
+    parts = _pieces(call["function"]["arguments"], draw)
+    return [{"tool_calls": [one]} for one in (first, *({"index": n, "function": {"arguments": p}} for p in parts))]
+
+
+def _pieces(whole: str, draw: Random) -> list[str]:
+    cuts = sorted(draw.sample(range(1, len(whole)), min(draw.randint(0, 4), len(whole) - 1))) if len(whole) > 1 else []
+    return [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+
+
+def test_a_message_split_in_any_way_folds_to_itself() -> None:
+    seed = random.randrange(2**32)
+    for n in range(seed, seed + 3000):
+        draw = Random(n)
+        said = message(draw)
+        fold = folded(split(said, draw))
+        items = said.get("reasoning_details")
+        expected = said if items is None else {**said, "reasoning_details": items}
+        assert fold.message() == expected, n
+        assert fold.finished
+
+
+def test_a_message_that_comes_whole_is_taken_as_it_is() -> None:
+    seed = random.randrange(2**32)
+    for n in range(seed, seed + 500):
+        said = message(Random(n))
+        assert whole(said).message() == said, n
+
+
+def test_the_completion_of_a_stream_is_that_of_the_same_answer_whole() -> None:
+    seed = random.randrange(2**32)
+    for n in range(seed, seed + 200):
+        draw = Random(n)
+        fold = folded(split(message(draw), draw))
+        other = Fold()
+        other.whole(json.dumps(fold.completion()).encode())
+        assert other.message() == fold.message(), n
+        assert other.completion()["choices"] == fold.completion()["choices"], n
+
+
+def test_choices_are_folded_apart_and_the_first_becomes_history() -> None:
+    chunks = [chunk({"role": "assistant", "content": f"{n}"}, index=n) for n in (1, 0, 1, 0)]
+    fold = folded([*chunks, chunk({}, index=1, finish="length")])
+    assert not fold.finished
+    fold.add(chunk({}, finish="stop"))
+    assert fold.finished
+    assert fold.message()["content"] == "00"
+    told = [(one["index"], one["message"]["content"], one["finish_reason"]) for one in fold.completion()["choices"]]
+    assert told == [(0, "00", "stop"), (1, "11", "length")]
+
+
+def test_names_and_ids_that_every_chunk_repeats_are_taken_once() -> None:
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "look", "arguments": "{"}}
+    more = {"index": 0, "id": "c", "type": "function", "function": {"name": "look", "arguments": "}"}}
+    fold = folded([chunk({"role": "assistant", "tool_calls": [call]}), chunk({"tool_calls": [more]})])
+    made = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    assert fold.message() == {"role": "assistant", "content": None, "tool_calls": [made]}
+
+
+def test_calls_without_an_index_are_calls_of_their_own() -> None:
+    one = {"id": "a", "function": {"name": "f", "arguments": "{}"}}
+    fold = folded([chunk({"tool_calls": [one]}), chunk({"tool_calls": [one | {"id": "b"}]})])
+    assert [call["id"] for call in fold.message()["tool_calls"]] == ["a", "b"]
+    assert {call["type"] for call in fold.message()["tool_calls"]} == {"function"}
+
+
+# --- surrogates ---
+
+
+def test_halves_of_a_character_in_two_chunks_become_one() -> None:
+    halves = [b'{"choices":[{"delta":{"content":"a \\ud83d"}}]}', b'{"choices":[{"delta":{"content":"\\ude42 b"}}]}']
+    assert folded(halves).message()["content"] == "a 🙂 b"
+    assert folded(halves).text_only() == {"role": "assistant", "content": "a 🙂 b"}
+
+
+def test_a_half_that_stays_alone_is_replaced() -> None:
+    fold = folded([b'{"choices":[{"delta":{"content":"a \\ud83d b","k\\ud83d":"v\\ude42"}}]}'])
+    assert fold.message() == {"role": "assistant", "content": "a \ufffd b", "k\ufffd": "v\ufffd"}
+    json.dumps(fold.message(), ensure_ascii=False).encode()
+
+
+# --- what else is known ---
+
+
+def test_usage_is_kept_and_a_chunk_of_nothing_else_is_told_apart() -> None:
+    fold = Fold()
+    usage = {"prompt_tokens": 3}
+    assert not fold.add(chunk({"content": "a"}, usage=usage))
+    assert not fold.add(chunk({"content": "b"}, usage=None))
+    assert fold.add(json.dumps({"choices": [], "usage": usage | {"completion_tokens": 1}}).encode())
+    assert fold.usage == {"prompt_tokens": 3, "completion_tokens": 1}
+
+
+def test_an_answer_has_text_once_a_letter_came() -> None:
+    fold = Fold()
+    for delta in (
+        {"role": "assistant", "content": ""},
+        {"content": ""},
+        {"content": None},
+        {"reasoning_content": "hm"},
+    ):
+        fold.add(chunk(delta))
+        assert not fold.has_text
+    fold.add(chunk({"content": "a"}))
+    assert fold.has_text
+
+
+def test_what_was_cut_short_holds_no_piece_of_a_call() -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "look", "arguments": '{"q'}}
+    fold = folded([chunk({"role": "assistant", "content": "let me "}), chunk({"tool_calls": [call]})])
+    assert fold.text_only() == {"role": "assistant", "content": "let me "}
+
+
+def test_the_id_and_model_are_those_of_the_first_chunk() -> None:
+    fold = folded([chunk({"content": "a"}), chunk({"content": "b"}, id="c2", model="other")])
+    assert [fold.completion()[key] for key in ("id", "model", "created", "object")] == ["c1", "m", 5, "chat.completion"]
+
+
+# --- answers that are none ---
+
+
+def deep(levels: int) -> bytes:
+    nested = b"[" * levels + b"]" * levels
+    return b'{"choices":[{"index":0,"delta":{"content":"a","x":%b}}]}' % nested
+
+
+BROKEN = [
+    b"", b"null", b"7", b"[]", b'"text"', b"{", b"\xff\xfe", b'{"choices":7}', b'{"choices":[7]}', b'{"choices":{}}',
+    b'{"choices":[{"delta":7}]}', b'{"choices":[{"index":"a"}]}', b'{"choices":[{"finish_reason":7}]}', b'{"usage":7}',
+    b'{"id":7}', b'{"choices":[{"delta":{"content":NaN}}]}', b"[" * 100_000, deep(100_000),
+    b'{"created":1e999,"id":"a","choices":[{"index":0,"delta":{"content":"a"},"message":{"content":"a"}}]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("payload", BROKEN, ids=[payload[:40].decode("latin-1") for payload in BROKEN])
+def test_garbage_is_a_broken_upstream(payload: bytes) -> None:
+    with pytest.raises(UpstreamBroken):
+        Fold().add(payload)
+    with pytest.raises(UpstreamBroken):
+        Fold().whole(payload)
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"choices":[]}', b'{"choices":[{"index":0}]}', b'{"choices":[{"message":null}]}']
+)
+def test_an_answer_without_a_message_is_a_broken_upstream(body: bytes) -> None:
+    with pytest.raises(UpstreamBroken, match="choices"):
+        Fold().whole(body)
+
+
+WRONG = [
+    {"content": 5}, {"content": {"a": 1}}, {"content": [{"type": "text", "text": 5}]}, {"tool_calls": "x"},
+    {"tool_calls": {"a": 1}}, {"tool_calls": [5]}, {"tool_calls": [{"id": "a", "function": 5}]},
+    {"tool_calls": [{"id": 5, "function": {"name": "f", "arguments": "{}"}}]},
+    {"tool_calls": [{"id": "a", "function": {"name": 5, "arguments": "{}"}}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", WRONG, ids=[json.dumps(given) for given in WRONG])
+def test_a_message_of_wrong_types_is_a_broken_upstream(given: Message) -> None:
+    """It would be sent again with every later turn."""
+    with pytest.raises(UpstreamBroken):
+        whole({"role": "assistant", "content": "a", **given}).message()
+
+
+@pytest.mark.parametrize("role", [5, "user", "system", None, ""])
+def test_the_reply_is_an_assistants_whatever_the_upstream_calls_it(role: Any) -> None:
+    assert whole({"role": role, "content": "a"}).message()["role"] == "assistant"
+    assert folded([chunk({"role": role, "content": "a"})]).message()["role"] == "assistant"
+
+
+def test_nesting_that_cannot_be_stored_is_a_broken_upstream() -> None:
+    with pytest.raises(UpstreamBroken):
+        folded([deep(500)]).message()
+
+
+def test_an_error_inside_the_answer_is_raised_with_its_status() -> None:
+    error = {"message": "slow down", "code": 429, "type": "rate_limit"}
+    with pytest.raises(UpstreamRefused) as caught:
+        Fold().add(json.dumps({"error": error}).encode())
+    assert (caught.value.status, caught.value.message) == (429, "slow down")
+    assert json.loads(caught.value.body or b"") == {"error": error}
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "code"),
+    [
+        ({"message": "oops", "code": "overloaded"}, "oops", "overloaded"),
+        ({"message": "oops", "code": 200}, "oops", "200"),
+        ("oops", "oops", "upstream_broken"),
+        ({}, "the upstream reported an error in mid-answer", "upstream_broken"),
+    ],
+)
+def test_an_error_without_a_status_is_a_broken_upstream(error: Any, message: str, code: str) -> None:
+    for take in (Fold().add, Fold().whole):
+        with pytest.raises(UpstreamBroken) as caught:
+            take(json.dumps({"error": error}).encode())
+        assert (caught.value.message, caught.value.code) == (message, code)
+
+
+def test_a_null_error_beside_an_answer_is_none() -> None:
+    fold = folded([chunk({"content": "a"}, error=None), chunk({"content": "b"}, error={"message": "late"})])
+    assert fold.message()["content"] == "ab"

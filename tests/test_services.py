@@ -29,7 +29,7 @@ class Room:
 
     async def visit(self, who: str, session: str = "s", tenant: int = 1) -> None:
         door = self.doors.setdefault(who, asyncio.Event())
-        async with self.queue.turn(tenant, session):
+        async with self.queue.turn((tenant, session)):
             async with self.entered:
                 self.order.append(who)
                 self.inside.add(who)
@@ -139,9 +139,9 @@ async def test_a_turn_that_fails_lets_the_next_one_in() -> None:
     queue = TurnQueue(LIMIT_S)
     for _ in range(3):
         with pytest.raises(ValueError, match="no"):
-            async with queue.turn(1, "s"):
+            async with queue.turn((1, "s")):
                 raise ValueError("no")
-    async with queue.turn(1, "s"):
+    async with queue.turn((1, "s")):
         pass
 
 

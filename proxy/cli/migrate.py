@@ -1,7 +1,6 @@
 """session-proxy migrate: brings the store's schema up to date. Needs the file for itself."""
 
 import argparse
-import os
 
 from proxy.cli import settings
 from proxy.store import sqlite
@@ -13,12 +12,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = settings.load(args.config)
-    path = sqlite.file_of(config.storage.url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = sqlite.owned(path)
-    try:
-        version = sqlite.migrate(path)
-    finally:
-        os.close(lock)
+    version = sqlite.migrated(config.storage.url)
     print(f"{config.storage.url} has schema {version}")
     return 0

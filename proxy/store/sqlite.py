@@ -17,7 +17,7 @@ import importlib.resources
 import os
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar
 
@@ -296,22 +296,40 @@ def opened(
     `sync` brings the WAL's file descriptor to the disk; used with `synchronous` full.
     """
     path = file_of(url)
-    lock = None
+    with _usable(path, own) as lock:
+        migrate(path)
+        if not own:
+            return Sqlite(str(path), sync if synchronous == "full" else None, None)
+        kept = os.dup(lock)  # the lock lives as long as any descriptor of it
+        try:
+            return Sqlite(str(path), sync if synchronous == "full" else None, kept)
+        except BaseException:
+            os.close(kept)
+            raise
+
+
+def migrated(url: str) -> int:
+    """Brings the schema up to date and returns its version. The file must not be served meanwhile."""
+    path = file_of(url)
+    with _usable(path, own=True):
+        return migrate(path)
+
+
+@contextlib.contextmanager
+def _usable(path: Path, own: bool) -> Generator[int]:
+    """The lock on the file, where it is owned or its schema must change; -1 else. Raises BadConfig for what is no
+    store, or cannot be one."""
+    lock = -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if own or _behind(path):  # a schema is changed by one process that has the file for itself
             lock = owned(path)
-        migrate(path)
-        if lock is not None and not own:
-            os.close(lock)
-            lock = None
-        return Sqlite(str(path), sync if synchronous == "full" else None, lock)
-    except (OSError, apsw.Error, BadConfig) as exc:
-        if lock is not None:
-            os.close(lock)
-        if isinstance(exc, BadConfig):
-            raise
+        yield lock
+    except (OSError, apsw.Error) as exc:
         raise BadConfig(f"storage.url: the file cannot be used ({type(exc).__name__}: {exc})") from exc
+    finally:
+        if lock >= 0:
+            os.close(lock)
 
 
 def owned(path: Path) -> int:

@@ -217,11 +217,11 @@ class _Reader:
 
 
 class _Lined(dict[str, Any]):
-    """A mapping of the file that knows the line of each key."""
+    """A mapping of the file that knows where each key comes from: its line, or the variable that overrides it."""
 
     def __init__(self, values: dict[str, Any], node: yaml.MappingNode) -> None:
         super().__init__(values)
-        self.lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
+        self.places = {str(key.value): f"line {key.start_mark.line + 1}" for key, _ in node.value}
 
 
 def _line(node: yaml.Node) -> str:
@@ -245,6 +245,7 @@ def _overrides(values: dict[str, Any], env: Mapping[str, str]) -> None:
         if not isinstance(at, dict):
             raise BadConfig(f"{name} cannot override {section}, which is a list; write it into the configuration file")
         at[key] = _plain(text)
+        getattr(at, "places", {})[key] = name
 
 
 def _first_upstream(env: Mapping[str, str]) -> UpstreamConfig:
@@ -261,11 +262,11 @@ def _build(kind: type[Any], values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise BadConfig(f"{where} must be a mapping of keys")
     hints = get_type_hints(kind)
-    lines = getattr(values, "lines", {})
+    places = getattr(values, "places", {})
     out: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{where}.{key}" if where else key
-        at = f" (line {lines[key]})" if key in lines else ""
+        at = f" ({places[key]})" if key in places else ""
         if key not in hints:
             raise BadConfig(f"unknown key {name}{at}{_nearest(key, hints)}")
         out[key] = _typed(hints[key], value, name, at)
@@ -303,15 +304,25 @@ def _typed(hint: Any, value: Any, name: str, at: str) -> Any:
 
 def _scalar(hint: type, value: Any, name: str, at: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if hint is str and value is None:
         return ""
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise BadConfig(f"{name} must be {_NAMES.get(hint, hint.__name__)}{at}")
     if isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value < math.inf:
         raise BadConfig(f"{name} must be a number from 0 on{at}")
+    if value == 0 and name.rpartition(".")[2] in _POSITIVE and not isinstance(value, bool):
+        raise BadConfig(f"{name} must be more than 0{at}")
     return value
 
+
+_POSITIVE = frozenset(
+    {
+        "workers", "max_body_mb", "body_timeout_s", "send_timeout_s", "connect_timeout_s", "first_byte_timeout_s",
+        "idle_timeout_s", "total_timeout_s", "max_connections", "context_tokens", "token_budget",
+        "messages_per_request", "nesting", "choices", "answer_mb", "concurrent_requests",
+    }
+)  # fmt: skip
 
 _NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -337,7 +348,12 @@ def _check_upstreams(config: Config) -> None:
         raise BadConfig("upstreams must name at least one model server")
     for upstream in config.upstreams:
         if not upstream.base_url.startswith(("http://", "https://")):
-            raise BadConfig(f"upstreams: base_url of {upstream.name} must start with http:// or https://")
+            raise BadConfig(
+                f"upstreams: base_url of {upstream.name} must start with http:// or https:// (OPENAI_BASE_URL sets it, "
+                "where the file does not)"
+            )
+        if upstream.base_url.rstrip("/").endswith("/chat/completions"):
+            raise BadConfig(f"upstreams: base_url of {upstream.name} must end before /chat/completions")
     names = [upstream.name for upstream in config.upstreams]
     if len(set(names)) != len(names):
         raise BadConfig("upstreams: each name may stand once")

@@ -59,7 +59,7 @@ def test_its_links_lead_somewhere() -> None:
 async def test_its_python_remembers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (block,) = blocks("python")
     async with scripted_upstream(echoes()) as up, proxy(up.url, tmp_path) as running:
-        code = block.replace(DEFAULT_URL, running.url).replace("OpenAI(", "OpenAI(api_key='any', ")
+        code = block.replace(DEFAULT_URL, running.url)
         await anyio.to_thread.run_sync(lambda: exec(compile(code, "README.md", "exec"), {}))
         sent = [message["content"] for message in up.requests[-1].json["messages"]]
     assert sent == ["My name is Ada.", "echo: My name is Ada.", "What is my name?"]

@@ -94,7 +94,10 @@ class Table:
             await run(self.svc, ask)
 
     def _inherited(self, step: Step) -> set[str | None]:
-        """The instructions at the end of what is kept. The same beginning may stand on two lines."""
+        """The instructions at the end of what is kept, or of the turn that is repeated. The same beginning may stand on
+        two lines."""
+        if step.shape == "retry after a break":
+            return {self.talk.line[-1].system}
         end = len(step.kept)
         alike = [line for line in self.talk.lines.values() if spoken(line[:end]) == spoken(step.kept)]
         return {line[end - 1].system for line in alike} if end else {None}

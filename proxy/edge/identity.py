@@ -120,7 +120,8 @@ def _refuse_unknown(given: Mapping[str, Any]) -> None:
                 code="unsupported_option",
             )
         if key not in _HEADERS:
-            raise BadRequest(f"session.{key} is not an option; valid: {', '.join(_HEADERS)}", param=f"session.{key}")
+            valid = ", ".join(["id", *(name for name in _HEADERS if name not in LATER)])
+            raise BadRequest(f"session.{key} is not an option; valid: {valid}", param=f"session.{key}")
     _flag(given, "recall", True)
 
 

@@ -34,9 +34,9 @@ class Catalog:
                 if time.monotonic() >= self._until.get(name, 0.0):
                     await self._ask(name, headers)
         sizes = self._sizes.get(name, {})
-        if target.model is None:
-            return next(iter(sizes.values())) if len(sizes) == 1 else None
-        return sizes.get(target.model)
+        if target.model in sizes:
+            return sizes[target.model]
+        return next(iter(sizes.values())) if len(sizes) == 1 else None  # the one model answers to any name
 
     async def _ask(self, name: str, headers: Headers) -> None:
         kept = tuple(pair for pair in headers if pair[0] in (b"authorization", b"user-agent"))

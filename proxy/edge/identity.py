@@ -13,7 +13,7 @@ from proxy.types import Mode, Options, Overflow
 
 MODES = ("auto", "append", "resend", "observe")
 OVERFLOWS = ("adaptive", "summarize", "truncate", "null")
-LATER = ("recall_tools", "agent", "metadata", "auto_run_tools", "fork")
+LATER = ("recall_tools", "agent", "metadata", "auto_run_tools", "fork", "branch")
 """Options of the contract that this version does not carry out: refused, so that nobody relies on them in vain."""
 OURS = ("session", "conversation", "session_id")
 """Body keys that never reach an upstream."""

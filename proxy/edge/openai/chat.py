@@ -53,6 +53,8 @@ async def completions(svc: Services, scope: Scope, connection: Connection) -> No
 def _turn(svc: Services, who: Tenant, request: Request, raw: bytes, fields: Fields, named: Identity) -> Turn:
     """The request as a Turn. Raises BadRequest naming the field."""
     body.check_media(request.headers)
+    if b"preview=" in request.query:
+        raise BadRequest("preview is not supported by this version", param="preview", code="unsupported_option")
     _check_text(raw)
     limits = svc.config.limits
     options = identity.options_of(svc.config.sessions, request.headers, fields, named)

@@ -1,30 +1,40 @@
 """Turns without HTTP: the real store and the real path of a turn, before a model that is an object of the test."""
 
+import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString, TypeVar
 
 from proxy import config, events
 from proxy import turn as turns
 from proxy.context.tokens import Count
 from proxy.edge import body
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, Unavailable
 from proxy.services import Services, Turn, TurnQueue, epoch_ms
-from proxy.store import sqlite
-from proxy.store.database import Database
+from proxy.store import sessions, sqlite
+from proxy.store.database import Database, Row, Tx, Value
 from proxy.types import Mode, Options, Scope
 from proxy.upstream.protocol import Call, Headers
 from proxy.upstream.route import Target, route
 
 Message = dict[str, Any]
+T = TypeVar("T")
 DEFAULT = Scope(1)
 JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream")
+
+
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def says(text: str) -> Message:
+    return {"role": "assistant", "content": text}
 
 
 @dataclass
@@ -118,6 +128,49 @@ async def services(
         await db.close()
 
 
+class Stage:
+    """Stands before the store: commits wait for `open`, or fail, when the test wants it."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.open = asyncio.Event()
+        self.open.set()
+        self.asked = asyncio.Event()
+        self.broken = False
+
+    async def all(self, sql: LiteralString, args: Sequence[Value] = ()) -> list[Row]:
+        return await self.db.all(sql, args)
+
+    def transaction(self, work: Callable[[Tx], T]) -> Awaitable[T]:
+        self.asked.set()
+        return asyncio.ensure_future(self._later(work))
+
+    async def _later(self, work: Callable[[Tx], T]) -> T:
+        await self.open.wait()
+        if self.broken:
+            raise Unavailable("the disk is full", code="storage_unavailable")
+        return await self.db.transaction(work)
+
+    async def ready(self) -> None:
+        await self.db.ready()
+
+    async def close(self) -> None:
+        await self.db.close()
+
+
+@asynccontextmanager
+async def staged(folder: Path, settings: str = "") -> AsyncGenerator[tuple[Services, Model, Stage]]:
+    model = Model({"role": "assistant", "content": "hello world"})
+    stages: list[Stage] = []
+
+    def wrap(db: Database) -> Database:
+        stages.append(Stage(db))
+        return stages[0]
+
+    async with services(folder, model, settings, wrap) as svc:
+        yield svc, model, stages[0]
+
+
 @dataclass(frozen=True)
 class Ask:
     """A request of a session."""
@@ -182,3 +235,26 @@ async def left(svc: Services, ask: Ask) -> None:
             break
     client.left = True
     await running.aclose()
+
+
+async def stored(svc: Services, name: str = "s") -> list[tuple[int, str, str]]:
+    """(turn, raw, status) of each entry of a session, all branches."""
+    found = await sessions.find(svc.db, Scope(1), name)
+    if found is None:
+        return []
+    sql = "SELECT turn, raw, status FROM entries WHERE tenant = 1 AND session = ? ORDER BY branch, seq"
+    return [(turn, raw.decode(), status) for turn, raw, status in await svc.db.all(sql, (found[0].id,))]
+
+
+async def counts(svc: Services) -> list[int]:
+    tables = ("sessions", "branches", "entries", "turns", "instructions", "replays")
+    return [(await svc.db.all(f"SELECT count(*) FROM {table}"))[0][0] for table in tables]  # noqa: S608 - from above
+
+
+def kinds(events: Sequence[events.Event]) -> list[str]:
+    return [type(event).__name__ for event in events]
+
+
+async def collect(running: AsyncGenerator[events.Event], into: list[events.Event]) -> None:
+    async for event in running:
+        into.append(event)

@@ -95,7 +95,7 @@ async def test_a_kept_history_and_one_read_anew_are_the_same(tmp_path: Path) -> 
     counting = Counting()
     async with services(folders[0], models[0]) as wired, services(folders[1], models[1]) as reading:
         keeping = dataclasses.replace(wired, forwarded=counting)
-        for n in range(seed, seed + 150):
+        for n in range(seed, seed + 100):
             talk = Conversation(Random(n))
             budget = talk.random.choice(BUDGETS)
             for _ in range(12):

@@ -14,7 +14,7 @@ from proxy.services import Services
 from proxy.store import sessions
 from proxy.types import Scope
 from tests.clients import Conversation, Held, Message, Step, spoken
-from tests.inprocess import Ask, Model, begun, left, run, services
+from tests.inprocess import Ask, Model, begun, left, run, says, services, user
 
 pytestmark = pytest.mark.anyio
 
@@ -224,7 +224,7 @@ async def test_ten_thousand_sequences_of_every_kind_of_client(tmp_path: Path) ->
 
 
 async def test_repeated_texts_remove_nothing(tmp_path: Path) -> None:
-    await play_repeating(tmp_path, 300)
+    await play_repeating(tmp_path, 250)
 
 
 @pytest.mark.slow
@@ -239,14 +239,6 @@ async def test_ten_thousand_sequences_of_repeated_texts(tmp_path: Path) -> None:
 def calls(*ids: str, name: str = "look") -> Message:
     made = [{"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}} for id in ids]
     return {"role": "assistant", "content": None, "tool_calls": made}
-
-
-def user(text: str) -> Message:
-    return {"role": "user", "content": text}
-
-
-def says(text: str) -> Message:
-    return {"role": "assistant", "content": text}
 
 
 def result(id: str, text: str) -> Message:

@@ -292,7 +292,7 @@ SAME_WHATEVER_IS_REPEATED = ("delta", "several", "append", "resend", "resend of 
 
 def test_repeated_texts_remove_nothing_and_the_newest_message_comes_last() -> None:
     seed = random.randrange(2**32)
-    for n in range(4_000):
+    for n in range(3_000):
         c = Conversation(random.Random(seed + n), unique=False)
         for _ in range(c.random.randint(2, 9)):
             step = c.step()

@@ -2,150 +2,43 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, LiteralString, TypeVar
+from typing import Any
 
 import anyio
 import pytest
 
 from proxy import turn as turns
-from proxy.errors import Conflict, ContextTooLong, ProxyError, Unavailable, UpstreamBroken, UpstreamRefused
+from proxy.errors import Conflict, ContextTooLong, ProxyError, UpstreamBroken, UpstreamRefused
 from proxy.events import Begin, Chunk, Client, End, Event
 from proxy.services import Services
 from proxy.store import keys, sessions
-from proxy.store.database import Database, Row, Tx, Value
 from proxy.types import Scope
-from tests.inprocess import EVENTS, Ask, Message, Model, Reply, begun, left, run, services, streamed, whole
+from tests.inprocess import (
+    EVENTS,
+    Ask,
+    Reply,
+    begun,
+    collect,
+    counts,
+    kinds,
+    left,
+    run,
+    says,
+    staged,
+    stored,
+    streamed,
+    user,
+    whole,
+)
 
 pytestmark = pytest.mark.anyio
 
-T = TypeVar("T")
 LIMIT_S = 10.0
 
 
-def user(text: str) -> Message:
-    return {"role": "user", "content": text}
-
-
-def says(text: str) -> Message:
-    return {"role": "assistant", "content": text}
-
-
-class Stage:
-    """Stands before the store: commits wait for `open`, or fail, when the test wants it."""
-
-    def __init__(self, db: Database) -> None:
-        self.db = db
-        self.open = asyncio.Event()
-        self.open.set()
-        self.asked = asyncio.Event()
-        self.broken = False
-
-    async def all(self, sql: LiteralString, args: Sequence[Value] = ()) -> list[Row]:
-        return await self.db.all(sql, args)
-
-    def transaction(self, work: Callable[[Tx], T]) -> Awaitable[T]:
-        self.asked.set()
-        return asyncio.ensure_future(self._later(work))
-
-    async def _later(self, work: Callable[[Tx], T]) -> T:
-        await self.open.wait()
-        if self.broken:
-            raise Unavailable("the disk is full", code="storage_unavailable")
-        return await self.db.transaction(work)
-
-    async def ready(self) -> None:
-        await self.db.ready()
-
-    async def close(self) -> None:
-        await self.db.close()
-
-
-@asynccontextmanager
-async def staged(folder: Path, settings: str = "") -> AsyncGenerator[tuple[Services, Model, Stage]]:
-    model = Model(says("hello world"))
-    stages: list[Stage] = []
-
-    def wrap(db: Database) -> Database:
-        stages.append(Stage(db))
-        return stages[0]
-
-    async with services(folder, model, settings, wrap) as svc:
-        yield svc, model, stages[0]
-
-
-async def stored(svc: Services, name: str = "s") -> list[tuple[int, str, str]]:
-    """(turn, raw, status) of each entry of a session, all branches."""
-    found = await sessions.find(svc.db, Scope(1), name)
-    if found is None:
-        return []
-    sql = "SELECT turn, raw, status FROM entries WHERE tenant = 1 AND session = ? ORDER BY branch, seq"
-    return [(turn, raw.decode(), status) for turn, raw, status in await svc.db.all(sql, (found[0].id,))]
-
-
-async def counts(svc: Services) -> list[int]:
-    tables = ("sessions", "branches", "entries", "turns", "instructions", "replays")
-    return [(await svc.db.all(f"SELECT count(*) FROM {table}"))[0][0] for table in tables]  # noqa: S608 - from above
-
-
-def kinds(events: Sequence[Event]) -> list[str]:
-    return [type(event).__name__ for event in events]
-
-
 # --- events ---
-
-
-async def test_a_stream_is_its_beginning_its_chunks_and_the_end_once_stored(tmp_path: Path) -> None:
-    async with staged(tmp_path) as (svc, _, stage):
-        stage.open.clear()
-        running = turns.run(svc, Ask([user("hi")], stream=True).turn(svc), Client())
-        got: list[Event] = []
-        ended = asyncio.ensure_future(_collect(running, got))
-        with anyio.fail_after(LIMIT_S):
-            await stage.asked.wait()
-            assert kinds(got)[:2] == ["Begin", "Chunk"]
-            assert not any(isinstance(event, End) for event in got)
-            assert b"[DONE]" not in b"".join(event.data for event in got if isinstance(event, Chunk))
-            assert await stored(svc) == []
-            stage.open.set()
-            await ended
-        assert got[-1] == End(b"data: [DONE]\n\n")
-        assert len(await stored(svc)) == 2
-
-
-async def _collect(running: AsyncGenerator[Event], into: list[Event]) -> None:
-    async for event in running:
-        into.append(event)
-
-
-async def test_a_whole_answer_is_told_only_when_it_is_stored(tmp_path: Path) -> None:
-    async with staged(tmp_path) as (svc, _, stage):
-        stage.open.clear()
-        got: list[Event] = []
-        ended = asyncio.ensure_future(_collect(turns.run(svc, Ask([user("hi")]).turn(svc), Client()), got))
-        with anyio.fail_after(LIMIT_S):
-            await stage.asked.wait()
-            assert got == []
-            stage.open.set()
-            await ended
-        assert kinds(got) == ["Begin", "End"]
-        assert got[-1] == End(whole(says("hello world")))
-
-
-async def test_a_commit_that_fails_is_told_in_place_of_the_end(tmp_path: Path) -> None:
-    async with staged(tmp_path) as (svc, _, stage):
-        stage.broken = True
-        for stream in (True, False):
-            got: list[Event] = []
-            with pytest.raises(Unavailable):
-                await _collect(turns.run(svc, Ask([user("hi")], stream=stream).turn(svc), Client()), got)
-            assert not any(isinstance(event, End) for event in got)
-            assert bool(got) == stream
-        stage.broken = False
-        assert await counts(svc) == [0] * 6
-        assert (await begun(svc, Ask([user("hi")]))).number == 1
 
 
 async def test_json_for_a_stream_becomes_a_stream(tmp_path: Path) -> None:
@@ -205,7 +98,7 @@ async def test_a_stream_that_breaks_is_kept_only_where_one_wants_it(
         got: list[Event] = []
         with pytest.raises(UpstreamBroken):
             asked = Ask([user("hi")], stream=True).turn(svc)
-            await _collect(turns.run(dataclasses.replace(svc, upstreams={"default": answers}), asked, Client()), got)
+            await collect(turns.run(dataclasses.replace(svc, upstreams={"default": answers}), asked, Client()), got)
         assert answers.reply.closed
         assert not any(isinstance(event, End) for event in got)
         text = any(b"hello" in event.data for event in got if isinstance(event, Chunk))
@@ -285,29 +178,6 @@ async def test_a_turn_cancelled_by_the_server_is_not_a_client_that_left(tmp_path
                 break
         await running.aclose()
         assert await counts(svc) == [0] * 6
-
-
-@pytest.mark.parametrize("mode", ["auto", "observe"])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_while_the_turn_is_being_stored_stops_nothing(
-    tmp_path: Path, stream: bool, mode: Any
-) -> None:
-    async with staged(tmp_path) as (svc, _, stage):
-        stage.open.clear()
-        client = Client()
-        asked = Ask([user("hi")], stream=stream, mode=mode).turn(svc)
-        task = asyncio.ensure_future(_collect(turns.run(svc, asked, client), []))
-        with anyio.fail_after(LIMIT_S):
-            await stage.asked.wait()
-            client.left = True
-            task.cancel()
-            for _ in range(10):
-                await asyncio.sleep(0)
-            assert not task.done(), "the next turn must not begin before this one is stored"
-            stage.open.set()
-            await asyncio.wait((task,))
-        assert [(turn, status) for turn, _, status in await stored(svc)] == [(1, "complete"), (1, "complete")]
-        assert (await begun(svc, Ask([user("more")]))).number == 2
 
 
 # --- one after the other ---

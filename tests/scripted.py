@@ -392,11 +392,8 @@ def status(
     """An answer of any status, with a JSON or an HTML body, or an empty one."""
 
     async def step(exchange: Exchange) -> None:
-        body, kind = b"", "application/json"
-        if html is not None:
-            body, kind = html.encode(), "text/html"
-        elif json is not None:
-            body = dump(json)
+        kind = "application/json" if html is None else "text/html"
+        body = html.encode() if html is not None else dump(json) if json is not None else b""
         await exchange.whole(code, body, {"content-type": kind, **(headers or {})})
 
     return step

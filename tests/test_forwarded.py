@@ -77,6 +77,12 @@ async def said(svc: Services, model: Model, ask: Ask, reply: Message) -> dict[st
     return {"sent": model.requests[-1], "told": told, "ledger": ledger, "turn": begin.number, "branch": begin.branch}
 
 
+def led_on(talk: Conversation) -> Step:
+    """The model is to go on with words that the client puts into its mouth: a turn without a question."""
+    new = [{"role": "assistant", "content": f"{talk.text()} and so on and on and on"}]
+    return Step("led on", new, talk.line, new, talk.current, "append")
+
+
 class Counting(Forwarded):
     """Knows how often it could help."""
 
@@ -99,7 +105,7 @@ async def test_a_kept_history_and_one_read_anew_are_the_same(tmp_path: Path) -> 
             talk = Conversation(Random(n))
             budget = talk.random.choice(BUDGETS)
             for _ in range(12):
-                step = talk.step()
+                step = talk.step() if talk.random.random() < 0.8 else led_on(talk)
                 budget = talk.random.choice(BUDGETS) if talk.random.random() < 0.1 else budget
                 ask = Ask(step.sent, f"s{n}", step.mode, budget=budget)
                 reply = talk.reply()

@@ -16,6 +16,10 @@ SET_ONCE = frozenset({"role", "type", "id", "name", "signature", "index", "forma
 """Strings that a later chunk repeats or brings once; joining them would double them."""
 
 
+DEEPEST = 64
+"""Levels of JSON that a message may have."""
+
+
 class _Choice(msgspec.Struct):
     index: int = 0
     delta: dict[str, Any] | None = None
@@ -110,10 +114,7 @@ class Fold:
                 call.pop("index", None)
                 call.setdefault("type", "function")
         _check(out)
-        try:
-            return _clean(out)
-        except RecursionError as exc:
-            raise UpstreamBroken("the upstream's message is nested too deeply") from exc
+        return _clean(out)
 
     def text_only(self) -> dict[str, Any]:
         """What a client saw of an answer that was cut short: its text, never a piece of a tool call."""
@@ -213,14 +214,17 @@ def _indexed(old: list[Any], new: list[Any]) -> list[Any]:
     return old
 
 
-def _clean(value: Any) -> Any:
-    """The value with lone surrogates replaced by U+FFFD; two halves that came in two chunks become one character."""
+def _clean(value: Any, depth: int = 0) -> Any:
+    """The value with lone surrogates replaced by U+FFFD; two halves that came in two chunks become one character.
+    Raises UpstreamBroken for what is nested too deeply to be stored and sent again."""
+    if depth > DEEPEST:
+        raise UpstreamBroken(f"the upstream's message is nested deeper than {DEEPEST} levels")
     if isinstance(value, str):
         if value.isascii():
             return value
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, dict):
-        return {_clean(key): _clean(item) for key, item in value.items()}
+        return {_clean(key): _clean(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_clean(item) for item in value]
+        return [_clean(item, depth + 1) for item in value]
     return value

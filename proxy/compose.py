@@ -1,7 +1,8 @@
 """The request that goes upstream: prices the new messages, fixes the budget, has the context assembled, splices."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ParamSpec, TypeVar
 
 import msgspec
 
@@ -50,8 +51,7 @@ async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
         return await _observed(svc, turn, found, new, instructions)
     limits = await _limits(svc, turn, found)
     cut_key = _cut_key(turn, limits)
-    tools = turn.fields.get("tools", b"null")
-    tools_tokens = tokens.of_tools([bytes(item) for item in _items(tools)], count) if tools != b"null" else 0
+    tools_tokens = await _tools(turn, count)
     new_tokens = sum([message.tokens for message in new]) + tokens.REPLY
     room = None if limits.budget is None else limits.budget - instructions.tokens - tools_tokens - new_tokens
     past = _block(svc, found, cut_key, room) or await _past(svc, turn, found, limits)
@@ -75,11 +75,10 @@ async def _observed(
 ) -> Composed:
     """Forwarded as sent: no budget applies, nothing is left out, and the plan tells what goes up."""
     count = await svc.counter()
-    tools = turn.fields.get("tools", b"null")
     material = Material(
         instructions=instructions.raw if turn.system is not None else b"",
         instructions_tokens=instructions.tokens if turn.system is not None else 0,
-        tools_tokens=tokens.of_tools([bytes(item) for item in _items(tools)], count) if tools != b"null" else 0,
+        tools_tokens=await _tools(turn, count),
         history=await _known(svc, turn, found),
         before=0,
         before_tokens=0,
@@ -130,10 +129,27 @@ async def reprice(svc: Services, turn: Turn, found: Found, composed: Composed) -
     return msgspec.structs.replace(composed, new=await _priced(found.new, count), instructions=known)
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+async def priced(size: int, price: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """What `price` counts in `size` bytes, in a thread where that is much."""
+    if size > THREAD_BYTES:
+        return await asyncio.to_thread(price, *args, **kwargs)
+    return price(*args, **kwargs)
+
+
 async def _priced(new: Sequence[Sent], count: Count) -> list[Message]:
-    if sum(len(message.raw) for message in new) > THREAD_BYTES:
-        return await asyncio.to_thread(_price, new, count)
-    return _price(new, count)
+    return await priced(sum([len(message.raw) for message in new]), _price, new, count)
+
+
+async def _tools(turn: Turn, count: Count) -> int:
+    """The raw tokens of the request's tools."""
+    given = turn.fields.get("tools", b"null")
+    if given == b"null":
+        return 0
+    return await priced(len(given), tokens.of_tools, [bytes(item) for item in _items(given)], count)
 
 
 def _price(new: Iterable[Sent], count: Count) -> list[Message]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from proxy import recollect
-from proxy.compose import Composed, reprice
+from proxy.compose import Composed, priced, reprice
 from proxy.context import tokens
 from proxy.context.transcript import call_ids
 from proxy.errors import StoredUnsynced
@@ -57,7 +57,8 @@ async def _reply(svc: Services, value: dict[str, object], status: Status) -> Mes
     count = await svc.counter()
     raw = _encode(value)
     made = len(call_ids(raw)) if value.get("tool_calls") else 0
-    return Message("assistant", raw, digest(value), tokens.of_message(value, count), made, status)
+    price = await priced(len(raw), tokens.of_message, value, count)
+    return Message("assistant", raw, digest(value), price, made, status)
 
 
 async def _settled(work: Awaitable[T]) -> T:

@@ -8,10 +8,12 @@ from starlette.applications import Starlette
 
 from proxy.config import Config, UpstreamConfig
 from proxy.context.tokens import Count
-from proxy.edge.routes import ROUTES, Edge, unknown, wrong_method
+from proxy.edge.application import Edge
+from proxy.edge.routes import PLAIN
 from proxy.services import Services, TurnQueue
 from proxy.store import sqlite
 from proxy.telemetry.log import Logger
+from proxy.templates.renderer import Renderer
 from proxy.upstream.catalog import Catalog
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.protocol import Timeouts, Upstream
@@ -57,6 +59,7 @@ async def opened(config: Config, counter: Callable[[], Awaitable[Count]] | None 
     db = sqlite.opened(config.storage.url, synchronous=config.storage.synchronous)
     upstreams = {upstream.name: client_of(upstream) for upstream in config.upstreams}
     log = Logger(config.telemetry.log_level)
+    templates = Renderer()
     svc = Services(
         config=config,
         db=db,
@@ -65,13 +68,15 @@ async def opened(config: Config, counter: Callable[[], Awaitable[Count]] | None 
         context_of=Catalog(upstreams).context_of,
         queue=TurnQueue(config.sessions.wait_timeout_s),
         log=log,
+        templates=templates,
     )
-    rest = Starlette(routes=ROUTES, exception_handlers={404: unknown, 405: wrong_method})
-    rest.state.services = svc
+    plain = Starlette(routes=PLAIN)
+    plain.state.services = svc
     try:
-        yield Edge(svc, rest)
+        yield Edge(svc, plain)
     finally:
         for upstream in upstreams.values():
             await upstream.aclose()
+        await templates.aclose()
         await db.close()
         log.flush()

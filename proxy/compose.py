@@ -6,12 +6,15 @@ from typing import ParamSpec, TypeVar
 
 import msgspec
 
-from proxy import recollect
-from proxy.context import tokens
+from proxy import recollect, remember
+from proxy.context import placement, tokens
 from proxy.context.assemble import Limits, Material, Plan, assemble
 from proxy.context.tokens import Count
-from proxy.context.transcript import RESULTS, Piece, of_entry
+from proxy.context.transcript import RESULTS, Piece, of_entry, without_tools
+from proxy.introduce import Introduction, introduced
 from proxy.recollect import Found
+from proxy.remember import Recalled
+from proxy.resources import Hit
 from proxy.services import Services, Turn
 from proxy.store import entries, sessions
 from proxy.types import Instructions, Message, Sent
@@ -32,7 +35,8 @@ class Past(msgspec.Struct, frozen=True, gc=False):
 
 
 class Composed(msgspec.Struct, frozen=True, gc=False):
-    """What goes up and what will be stored of it. `new`: the new messages with their tokens."""
+    """What goes up and what will be stored of it. `new`: the new messages with their tokens; `docs`: the documents that
+    were found for them."""
 
     body: bytes
     plan: Plan
@@ -40,6 +44,14 @@ class Composed(msgspec.Struct, frozen=True, gc=False):
     instructions: Instructions
     cut_key: str
     before_tokens: int
+    docs: Sequence[Hit] = ()
+
+
+class Dressing(msgspec.Struct, frozen=True, gc=False):
+    """What a session's settings add to a turn: a system message, and documents."""
+
+    introduction: Introduction = Introduction()
+    recalled: Recalled = Recalled()
 
 
 async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
@@ -54,20 +66,53 @@ async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
     tools_tokens = await _tools(turn, count)
     new_tokens = sum([message.tokens for message in new]) + tokens.REPLY
     room = None if limits.budget is None else limits.budget - instructions.tokens - tools_tokens - new_tokens
-    past = _block(svc, found, cut_key, room) or await _past(svc, turn, found, limits)
+    dressing = await _dressing(svc, turn, found, room, count)
+    intro, recalled = dressing.introduction, dressing.recalled
+    if room is not None:
+        room -= intro.tokens + recalled.tokens
+    past = _block(svc, found, cut_key, room) if turn.options.recall_tools else None
+    past = past or await _past(svc, turn, found, limits)
     material = Material(
-        instructions=instructions.raw,
-        instructions_tokens=instructions.tokens,
+        instructions=b",".join([raw for raw in (intro.raw, instructions.raw) if raw]),
+        instructions_tokens=intro.tokens + instructions.tokens,
         tools_tokens=tools_tokens,
         history=past.pieces,
         before=past.before,
         before_tokens=past.before_tokens,
-        new=[Piece(m.role, m.raw, m.tokens, calls=m.calls) for m in new],
+        new=_with_recalled([Piece(m.role, m.raw, m.tokens, calls=m.calls) for m in new], found, recalled),
         new_tokens=new_tokens,
         detached=past.detached,
+        recalled_tokens=recalled.tokens,
+        recalled=recalled.segments,
     )
     plan = assemble(material, limits, count)
-    return Composed(splice(turn, plan.messages), plan, new, instructions, cut_key, past.before_tokens)
+    body = splice(turn, plan.messages)
+    return Composed(body, plan, new, instructions, cut_key, past.before_tokens, recalled.hits)
+
+
+async def _dressing(svc: Services, turn: Turn, found: Found, room: int | None, count: Count) -> Dressing:
+    """`room`: the tokens that are left for it and for the history, None for no limit."""
+    profile = turn.profile
+    if profile is None:
+        return Dressing()
+    hits = await remember.searched(svc, turn, found, profile)
+    intro = await introduced(svc, turn, profile, hits, count)
+    if intro.shows_docs:
+        return Dressing(intro, remember.shown(hits))
+    context = svc.config.context
+    share = context.recall_max_tokens
+    if room is not None:
+        share = min(share, int(context.recall_share * (room - intro.tokens)))
+    return Dressing(intro, remember.fitting(hits, share, count) if hits else Recalled())
+
+
+def _with_recalled(new: list[Piece], found: Found, recalled: Recalled) -> list[Piece]:
+    """The new messages with the recalled documents before the text of the last user message."""
+    if not recalled.text:
+        return new
+    at = max(n for n, piece in enumerate(new) if piece.role == "user")
+    new[at] = msgspec.structs.replace(new[at], raw=placement.before(found.new[at].value, recalled.text))
+    return new
 
 
 async def _observed(
@@ -119,7 +164,10 @@ def _block(svc: Services, found: Found, cut_key: str, room: int | None) -> Past 
 async def _past(svc: Services, turn: Turn, found: Found, limits: Limits) -> Past:
     """The history from the store, message by message."""
     read = await recollect.history(svc, turn, found, limits.budget, limits.cut)
-    return Past([of_entry(entry) for entry in read.entries], read.before, read.before_tokens, read.detached)
+    pieces = [of_entry(entry) for entry in read.entries]
+    if not turn.options.recall_tools:
+        pieces = without_tools(pieces, found.new[0].answers if found.new else None)
+    return Past(pieces, read.before, read.before_tokens, read.detached)
 
 
 async def reprice(svc: Services, turn: Turn, found: Found, composed: Composed) -> Composed:
@@ -192,7 +240,8 @@ async def _limits(svc: Services, turn: Turn, found: Found) -> Limits:
 
 def _cut_key(turn: Turn, limits: Limits) -> str:
     """What the cut was made for; another budget, strategy or model starts over."""
-    return f"{limits.budget}|{limits.strategy}|{turn.target.model or ''}"
+    tools = "" if turn.options.recall_tools else "|without tools"
+    return f"{limits.budget}|{limits.strategy}|{turn.target.model or ''}{tools}"
 
 
 def as_sent(turn: Turn) -> bytes:
@@ -229,3 +278,15 @@ def _with_usage(given: bytes | None) -> bytes:
         return b'{"include_usage":true}'
     options = msgspec.json.decode(given)
     return msgspec.json.encode({**options, "include_usage": True}) if isinstance(options, dict) else given
+
+
+def ledger(number: int | None, branch: int, plan: Plan) -> dict[str, object]:
+    """What a turn sent and why, as it is stored and shown."""
+    return {
+        "turn": number,
+        "branch": branch,
+        "strategy": plan.strategy,
+        "budget": plan.budget,
+        "total": plan.total,
+        "segments": plan.segments,
+    }

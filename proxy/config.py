@@ -119,6 +119,16 @@ class Context:
     overflow: Overflow = "adaptive"
     reserve_output_tokens: int = 1024
     evict_to: float = 0.5
+    recall_share: float = 0.5
+    recall_max_tokens: int = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    enabled: bool = True
+    limit: int = 10
+    num_search_messages: int = 4
+    max_query_length: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +159,7 @@ class Config:
     storage: Storage = Storage()
     sessions: Sessions = Sessions()
     context: Context = Context()
+    recall: Recall = Recall()
     limits: Limits = Limits()
     passthrough: Passthrough = Passthrough()
     telemetry: Telemetry = Telemetry()
@@ -320,7 +331,8 @@ _POSITIVE = frozenset(
     {
         "workers", "max_body_mb", "body_timeout_s", "send_timeout_s", "connect_timeout_s", "first_byte_timeout_s",
         "idle_timeout_s", "total_timeout_s", "max_connections", "context_tokens", "token_budget",
-        "messages_per_request", "nesting", "choices", "answer_mb", "concurrent_requests",
+        "messages_per_request", "nesting", "choices", "answer_mb", "concurrent_requests", "num_search_messages",
+        "max_query_length",
     }
 )  # fmt: skip
 
@@ -332,6 +344,8 @@ def _check(config: Config) -> None:
     _check_upstreams(config)
     if not 0 < config.context.evict_to <= 1:
         raise BadConfig("context.evict_to must be above 0 and at most 1")
+    if config.context.recall_share > 1:
+        raise BadConfig("context.recall_share must be at most 1")
     if config.auth.mode == "open" and not is_loopback(config.server.host):
         raise BadConfig(
             f"auth.mode open listens on loopback only, server.host is {config.server.host}; "

@@ -11,6 +11,7 @@ ProxyError                      what the edge renders: status, message, type, co
 ├── Conflict              409   busy session (retry), deleted session (do not)
 ├── TooLarge              413
 ├── Unprocessable         422   an idempotency key used for another body
+│   └── Invalid           422   a field of a Sessions API request; `details` says which
 ├── TooManyRequests       429
 ├── Unavailable           503   storage down, or the server is draining
 │   └── StoredUnsynced          committed, but the disk failed to confirm it
@@ -21,7 +22,7 @@ ProxyError                      what the edge renders: status, message, type, co
     └── UpstreamBroken    502   it broke after the first byte
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class ProxyError(Exception):
@@ -102,6 +103,16 @@ class TooLarge(ProxyError):
 class Unprocessable(ProxyError):
     status = 422
     type = "invalid_request_error"
+
+
+class Invalid(Unprocessable):
+    """A request of the Sessions API that does not fit its schema. `details`: {loc, msg, type} of each problem."""
+
+    code = "validation_error"
+
+    def __init__(self, message: str, details: Sequence[Mapping[str, object]]) -> None:
+        super().__init__(message)
+        self.details = list(details)
 
 
 class TooManyRequests(ProxyError):

@@ -1,17 +1,19 @@
 """What a turn gives to the edge, in this order: Begin, any number of Chunk, End."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from proxy.context.assemble import Plan
+from proxy.resources import Hit
 
 
 class Begin(msgspec.Struct, frozen=True, gc=False):
     """The first event: what the response's headers tell. `number` None: the turn is not stored. `plan` None: a retry
-    that got its stored answer. `overhead_s`: the proxy's own time so far, waiting for others excluded."""
+    that got its stored answer. `overhead_s`: the proxy's own time so far, waiting for others excluded. `docs`: the
+    documents that were found; `speaker`: the name of the agent that answers, where there are several."""
 
     uuid: str
     number: int | None
@@ -19,6 +21,8 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     plan: Plan | None
     upstream: Mapping[str, str] = {}
     overhead_s: float = 0.0
+    docs: Sequence[Hit] = ()
+    speaker: str | None = None
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):

@@ -1,13 +1,14 @@
 """Storing a turn: once, wholly, and to the end even when the task that asked for it is cancelled."""
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from typing import TypeVar
 
 import msgspec
 
 from proxy import recollect
-from proxy.compose import Composed, priced, reprice
+from proxy.compose import Composed, ledger, priced, reprice
 from proxy.context import tokens
 from proxy.context.transcript import call_ids
 from proxy.errors import StoredUnsynced
@@ -41,7 +42,7 @@ async def keep(svc: Services, turn: Turn, kept: Kept, fold: Fold, body: bytes | 
     """Stores the whole turn and returns its branch. `body`: the answer as it came, if it was one JSON object."""
     if not turn.options.save:
         return kept.at.branch_number
-    reply = await _reply(svc, fold.message(), "complete")
+    reply = await _reply(svc, _signed(turn, fold.message()), "complete")
     answer = body if body is not None else _encode(fold.completion())
     return await _append(svc, turn, kept, reply, fold, answer)
 
@@ -49,8 +50,22 @@ async def keep(svc: Services, turn: Turn, kept: Kept, fold: Fold, body: bytes | 
 async def keep_cut_short(svc: Services, turn: Turn, kept: Kept, fold: Fold) -> None:
     """Stores the new messages and the text that was sent before the answer broke off; nothing if there was none."""
     if turn.options.save and fold.has_text:
-        reply = await _reply(svc, fold.text_only(), "incomplete")
+        reply = await _reply(svc, _signed(turn, fold.text_only()), "incomplete")
         await _append(svc, turn, kept, reply, fold, b"")
+
+
+def speaker(turn: Turn) -> str | None:
+    """In a session of several agents, the name of the one who answers, in the form that OpenAI's API takes: without
+    white space, angle brackets, slashes and bars."""
+    profile = turn.profile
+    if profile is None or profile.active is None or len(profile.agents) < 2:
+        return None
+    return re.sub(r"[\s<|\\/>]+", "_", profile.active.fields.name)[:64]
+
+
+def _signed(turn: Turn, value: dict[str, object]) -> dict[str, object]:
+    name = speaker(turn)
+    return value if name is None else {**value, "name": name}
 
 
 async def _reply(svc: Services, value: dict[str, object], status: Status) -> Message:
@@ -93,8 +108,8 @@ async def _stored(svc: Services, turn: Turn, kept: Kept, record: turns.Record) -
         svc.failed.clear(key)  # it is in the store: its retry gets it
         raise
     svc.failed.clear(key)
-    observed = turn.options.mode == "observe"
-    svc.forwarded.put(session, branch, None if observed else _block(kept, record, record.messages[-1]))
+    other = turn.options.mode == "observe" or not turn.options.recall_tools  # what went up is not the history
+    svc.forwarded.put(session, branch, None if other else _block(kept, record, record.messages[-1]))
     return branch
 
 
@@ -133,14 +148,6 @@ def _block(kept: Kept, record: turns.Record, reply: Message) -> Block | None:
 
 def _record(turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> turns.Record:
     at, plan = kept.at, kept.composed.plan
-    ledger = {
-        "turn": kept.number,
-        "branch": at.branch_number,
-        "strategy": plan.strategy,
-        "budget": plan.budget,
-        "total": plan.total,
-        "segments": plan.segments,
-    }
     return turns.Record(
         uuid=kept.uuid,
         name=turn.name,
@@ -156,7 +163,7 @@ def _record(turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -
         status=reply.status,
         model=turn.target.model or "",
         request_id=turn.request_id,
-        ledger=_encode(ledger),
+        ledger=_encode(ledger(kept.number, at.branch_number, plan)),
         usage=None if fold.usage is None else _encode(fold.usage),
         key=turn.key,
         request=turn.request,

@@ -5,6 +5,7 @@ window; digests are read when the request looks like a resend, old texts never.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,7 @@ from proxy.errors import BadRequest, NotFound, Unprocessable
 from proxy.reconcile import EVIDENCE, Path, Said, content_of, digest, reconcile
 from proxy.services import Services, Turn
 from proxy.store import entries, keys, sessions, turns
+from proxy.store.settings import missing
 from proxy.types import ROOT_BRANCH, Branch, Entry, Instructions, Line, Scope, Sent, Session
 
 RETRY_MS = 10 * 60 * 1000
@@ -83,6 +85,8 @@ async def answered(svc: Services, turn: Turn, session: Session, key: Line) -> tu
 async def find(svc: Services, turn: Turn, found: sessions.Found | None) -> Found:
     """Where the turn continues. Raises NotFound for an unknown session when sessions are not made on use."""
     if found is None:
+        if turn.sessions_api:
+            raise missing()
         if not svc.config.sessions.auto_create:
             raise NotFound("there is no such session, and sessions.auto_create is off", code="session_not_found")
         return Found(None, None, _read(turn, ()), 0, None, 0, (), Instructions())
@@ -154,7 +158,7 @@ async def _last_calls(svc: Services, turn: Turn, session: Session, current: Bran
     if not any(value["role"] == "tool" for _, value in turn.messages):
         return ()
     every = await sessions.branches(svc.db, turn.scope, session.id)
-    last = await entries.last_calls(svc.db, turn.scope, session.id, _line(every, current))
+    last = await entries.last_calls(svc.db, turn.scope, session.id, line_of(every, current))
     return call_ids(last.raw) if last is not None else ()
 
 
@@ -164,16 +168,16 @@ Lines = dict[int, tuple[Branch, list[entries.Segment]]]
 
 async def _lines(svc: Services, turn: Turn, session: Session, current: Branch, sent: Sequence[Sent]) -> Lines:
     if session.branches == 1:
-        return {current.number: (current, _line({current.number: current}, current))}
+        return {current.number: (current, line_of({current.number: current}, current))}
     every = await sessions.branches(svc.db, turn.scope, session.id)
     order = sorted(every, key=lambda number: (number != current.number, -number))
     if turn.options.mode != "resend" and not any(message.role in EVIDENCE for message in sent):
         ends = sent[-1].digest if sent else b""
         order = [number for number in order if number == current.number or every[number].end_digest == ends]
-    return {number: (every[number], _line(every, every[number])) for number in order}
+    return {number: (every[number], line_of(every, every[number])) for number in order}
 
 
-def _line(every: Mapping[int, Branch], branch: Branch) -> list[entries.Segment]:
+def line_of(every: Mapping[int, Branch], branch: Branch) -> list[entries.Segment]:
     """The stretches that a branch's line is made of, newest first."""
     line: list[entries.Segment] = []
     upto = branch.head
@@ -311,3 +315,12 @@ async def history(svc: Services, turn: Turn, found: Found, tokens: int | None, c
     if user is None:
         return History(read, first - 1, before_tokens, False)
     return History([user, *read], first - 2, before_tokens - user.tokens, user.seq != first - 1)
+
+
+async def tail(svc: Services, turn: Turn, found: Found, most: int) -> list[dict[str, Any]]:
+    """The last `most` messages of the line, oldest first, parsed."""
+    if found.session is None or not found.line:
+        return []
+    line = _from(found.line, max(1, found.line[0][2] - most + 1))
+    read = await entries.window(svc.db, turn.scope, found.session.id, line, None)
+    return [msgspec.json.decode(entry.raw) for entry in read]

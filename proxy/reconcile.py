@@ -128,7 +128,7 @@ def reconcile(paths: Sequence[Path], sent: Sequence[Sent], mode: Mode, is_stored
     longest = best[1][-1] if best[1] else 0
     if longest and (longest == len(sent) or _evidence(sent, longest)):
         return Said(best[0].branch, longest)
-    if sent[0].role == "tool" or not any(message.role in EVIDENCE for message in sent):
+    if mode == "continue" or sent[0].role == "tool" or not any(message.role in EVIDENCE for message in sent):
         return Said(current, 0)  # results come first: they answer the last stored calls, whatever else they resemble
     edit = _edit(found, sent)
     if edit is not None:

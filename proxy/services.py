@@ -15,8 +15,10 @@ from proxy.config import Config
 from proxy.context.tokens import Count
 from proxy.errors import Conflict
 from proxy.forwarded import Forwarded
+from proxy.resources import Profile
 from proxy.store.database import Database
 from proxy.telemetry.log import Log
+from proxy.templates.renderer import Renderer
 from proxy.types import Line, Options, Scope
 from proxy.upstream.protocol import Headers, Upstream
 from proxy.upstream.route import Target
@@ -28,7 +30,8 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     `name`: the session as the client names it. `fields`: the body's top level, values as raw JSON, our keys taken out.
     `system`: the leading system and developer messages, None when there are none; `messages`: the others, each as its
     raw JSON and parsed. `request`: 16 bytes that a retry shares. `retried`: the SDK says so. `started`: monotonic
-    seconds.
+    seconds. `client`: the request's headers. `sessions_api`: it came through /sessions/{id}/chat. `profile`: what is
+    set on the session, None when nothing is.
     """
 
     scope: Scope
@@ -49,6 +52,9 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     request: bytes
     now: int
     started: float
+    client: Mapping[bytes, bytes] = {}
+    sessions_api: bool = False
+    profile: Profile | None = None
 
 
 def epoch_ms() -> int:
@@ -184,6 +190,7 @@ class Services:
     context_of: Callable[[Target, Headers], Awaitable[int | None]]
     queue: TurnQueue
     log: Log
+    templates: Renderer
     numbers: Numbers = field(default_factory=Numbers)
     forwarded: Forwarded = field(default_factory=Forwarded)
     failed: Failed = field(default_factory=Failed)

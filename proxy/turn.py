@@ -8,7 +8,9 @@ from proxy import recollect
 from proxy.compose import compose
 from proxy.errors import UpstreamError
 from proxy.events import Begin, Chunk, Client, Clock, End, Event
-from proxy.keeping import Kept, keep, keep_cut_short
+from proxy.introduce import rendered
+from proxy.keeping import Kept, keep, keep_cut_short, speaker
+from proxy.profile import dress
 from proxy.services import Services, Turn
 from proxy.store import sessions
 from proxy.types import Line
@@ -45,6 +47,7 @@ async def _taken(
 ) -> AsyncGenerator[Event]:
     """A turn that is new: placed, composed, numbered, answered."""
     svc.failed.note(key, turn.request)  # until it is stored
+    turn = await rendered(svc, await dress(svc, turn, found))
     at = await recollect.find(svc, turn, found)
     composed = await compose(svc, turn, at)
     number = svc.numbers.promise(key, 0 if at.session is None else at.session.turns)
@@ -132,7 +135,8 @@ async def _asked(svc: Services, turn: Turn, kept: Kept) -> Answer:
 def _begin(turn: Turn, kept: Kept, answer: Answer, clock: Clock, branch: int | None = None) -> Begin:
     number = kept.number if turn.options.save else None
     at, plan = kept.at, kept.composed.plan
-    return Begin(kept.uuid, number, branch or at.branch_number, plan, kept_headers(answer), overhead_s=clock.own)
+    branch, headers, docs = branch or at.branch_number, kept_headers(answer), kept.composed.docs
+    return Begin(kept.uuid, number, branch, plan, headers, clock.own, docs, speaker(turn))
 
 
 def _is_json(answer: Answer) -> bool:

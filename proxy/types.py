@@ -9,7 +9,8 @@ from typing import Any, Literal
 import msgspec
 
 Overflow = Literal["adaptive", "summarize", "truncate", "null"]
-Mode = Literal["auto", "append", "resend", "observe"]
+Mode = Literal["auto", "append", "resend", "observe", "continue"]
+"""`continue`: as `auto`, but never a branch: the Sessions API's."""
 Status = Literal["complete", "incomplete"]
 
 ROOT_BRANCH = 1
@@ -45,6 +46,14 @@ class Options(msgspec.Struct, frozen=True, gc=False):
     token_budget: int | None = None
     overflow: Overflow | None = None
     """None: the session's, else the configuration's."""
+    agent: str | None = None
+    """The UUID of the agent that answers; None: the first one of the session."""
+    recall: bool | None = None
+    """Whether documents are searched; None: as the session says."""
+    recall_tools: bool = True
+    """Whether tool calls and their results are sent along with the history."""
+    metadata: dict[str, Any] = {}
+    """What the templates of this turn know as `metadata`."""
 
 
 class Sent(msgspec.Struct, frozen=True, gc=False):
@@ -71,6 +80,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     tokens: int
     calls: int = 0
     status: Status = "complete"
+    said_at: int | None = None
+    """When it was said (epoch ms), where that is not the time of its turn."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -103,7 +114,8 @@ class Branch(msgspec.Struct, frozen=True, gc=False):
 
 
 class Session(msgspec.Struct, frozen=True, gc=False):
-    """A stored session. `name` is what the client called it; None for one made by the Sessions API."""
+    """A stored session. `name` is what the client called it; None for one made by the Sessions API. `dressed`: it has
+    settings, participants, documents or tools."""
 
     id: int
     uuid: str
@@ -113,6 +125,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     turns: int
     token_budget: int | None
     overflow: Overflow | None
+    dressed: bool = False
 
 
 class Instructions(msgspec.Struct, frozen=True, gc=False):

@@ -18,6 +18,7 @@ from proxy.errors import ProxyError, Unavailable
 from proxy.services import Services, Turn, TurnQueue, epoch_ms
 from proxy.store import sessions, sqlite
 from proxy.store.database import Database, Row, Tx, Value
+from proxy.templates.renderer import Renderer
 from proxy.types import Mode, Options, Scope
 from proxy.upstream.protocol import Call, Headers
 from proxy.upstream.route import Target, route
@@ -113,6 +114,7 @@ async def services(
     """Wired as app.py does it, but for the model and a cheap counter. `wrap` puts a stage before the store."""
     settled = config.load(settings, {})
     db = sqlite.opened(f"sqlite:///{folder / 'sessions.db'}", synchronous="normal")
+    templates = Renderer()
 
     async def counter() -> Count:
         return words
@@ -123,8 +125,9 @@ async def services(
     try:
         queue = TurnQueue(settled.sessions.wait_timeout_s)
         names = {upstream.name: model for upstream in settled.upstreams}
-        yield Services(settled, wrap(db), names, counter, context_of, queue, log=lambda *_, **__: None)
+        yield Services(settled, wrap(db), names, counter, context_of, queue, lambda *_, **__: None, templates)
     finally:
+        await templates.aclose()
         await db.close()
 
 

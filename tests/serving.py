@@ -12,7 +12,7 @@ import yaml
 
 from proxy import app, config
 from proxy.cli.serve import Server
-from proxy.edge.routes import Edge
+from proxy.edge.application import Edge
 
 COUNTER = app.Counter()
 """One tokenizer for all proxies of a test run: it takes a second to load."""

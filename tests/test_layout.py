@@ -21,7 +21,9 @@ LONGEST = {"turn.py": 150}
 PURE = [
     "context/assemble.py", "context/overflow.py", "context/tokens.py", "context/transcript.py", "reconcile.py",
     "upstream/retry.py", "upstream/route.py", "upstream/fold.py", "upstream/wire.py", "upstream/replay.py",
-    "upstream/request.py", "types.py", "errors.py", "forwarded.py",
+    "upstream/request.py", "upstream/headers.py", "types.py", "errors.py", "forwarded.py", "resources.py",
+    "context/introduction.py", "context/placement.py", "recall/chunk.py", "recall/query.py",
+    "edge/julep/merge.py",
 ]  # fmt: skip
 IMPURE = {
     "anyio", "apsw", "asyncio", "datetime", "fcntl", "httptools", "httpx", "io", "logging", "multiprocessing", "os",
@@ -42,8 +44,13 @@ TESTED_ELSEWHERE = {
     "__main__.py": "tests/test_crash.py starts the server by it",
     "app.py": "tests/acceptance: every test runs what it wires",
     "compose.py": "tests/test_recollect.py and tests/test_forwarded.py, by what goes upstream",
+    "adding.py": "tests/acceptance/test_two_doors.py",
+    "introduce.py": "tests/acceptance/test_two_doors.py",
+    "preview.py": "tests/acceptance/test_two_doors.py",
+    "remember.py": "tests/acceptance/test_two_doors.py",
     "errors.py": "tests/edge and tests/acceptance, by what clients see",
     "events.py": "data only",
+    "resources.py": "data only",
     "types.py": "data only",
     "cli/bench.py": "hands over to the bench package",
     "cli/demo.py": "needs the local model: run by the README's first command",
@@ -174,7 +181,8 @@ STORES = [name for name in NAMES if name.startswith("store/")]
 @pytest.mark.parametrize("name", [name for name in STORES if name not in WITHOUT_TENANT])
 def test_every_query_is_bound_to_a_tenant(name: str) -> None:
     for text in filter(SQL.search, literals(TREES[name])):
-        bound = re.search(r"\btenant = \?", text) if "INSERT" not in text else re.search(r"\(tenant\b", text)
+        owned = r"\(tenant\b|INTO words \(rowid, owner\b"  # an owner's word is an owner's number: one tenant's
+        bound = re.search(r"\btenant = \?", text) if "INSERT" not in text else re.search(owned, text)
         assert bound, text
 
 

@@ -14,8 +14,8 @@ import uvloop
 from proxy import app
 from proxy.cli import settings
 from proxy.config import Config
+from proxy.edge.application import Edge
 from proxy.edge.http import GuardedProtocol
-from proxy.edge.routes import Edge
 from proxy.errors import BadConfig, Unavailable
 
 GC_YOUNG = 10_000

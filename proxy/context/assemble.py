@@ -14,7 +14,8 @@ from proxy.errors import ContextTooLong
 class Material(msgspec.Struct, frozen=True, gc=False):
     """What a turn has to send. `history` is the newest part of the branch, oldest first; `before` counts the messages
     that stand before it and `before_tokens` their tokens. `detached`: its first piece is the newest user message, older
-    than the rest and not next to it. `instructions`: JSON messages joined by commas."""
+    than the rest and not next to it. `instructions`: JSON messages joined by commas. `recalled_tokens`: of documents
+    that stand in one of the new messages, not counted in `new_tokens`; `recalled`: their part of the ledger."""
 
     instructions: bytes
     instructions_tokens: int
@@ -25,6 +26,8 @@ class Material(msgspec.Struct, frozen=True, gc=False):
     new: Sequence[Piece]
     new_tokens: int
     detached: bool = False
+    recalled_tokens: int = 0
+    recalled: Sequence[dict[str, Any]] = ()
 
 
 class Limits(msgspec.Struct, frozen=True, gc=False):
@@ -51,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     tools: int
     history: int
     new: int
+    recall: int
     dropped: int
     left_tokens: int
     has_user: bool
@@ -70,7 +74,7 @@ def assemble(material: Material, limits: Limits, count: Count) -> Plan:
         pieces=history,
         budget=limits.budget,
         fixed=fixed,
-        new=new_tokens,
+        new=new_tokens + material.recalled_tokens,
         cut=limits.cut,
         evict_to=limits.evict_to,
         must=_must(history, new),
@@ -91,11 +95,12 @@ def assemble(material: Material, limits: Limits, count: Count) -> Plan:
         cut=_cut(history, kept.start, material),
         strategy=strategy,
         budget=limits.budget,
-        total=fixed + history_tokens + new_tokens,
+        total=fixed + history_tokens + material.recalled_tokens + new_tokens,
         system=material.instructions_tokens,
         tools=material.tools_tokens,
         history=history_tokens,
         new=new_tokens,
+        recall=material.recalled_tokens,
         dropped=material.before + sum([piece.count for piece in left if piece.seq is not None]),
         left_tokens=sum([piece.tokens for piece in left if piece.seq is not None]),
         has_user=any(piece.role in ("user", "block") for piece in sent),
@@ -192,5 +197,6 @@ def _segments(
         count = sum([piece.count for piece in stored])
         tokens = sum([piece.tokens for piece in sent])
         out.append({"source": "history", **span, "count": count, "tokens": tokens, "kept": True, "reason": "fits"})
+    out += material.recalled
     out.append({"source": "new", "count": len(new), "tokens": new_tokens, "kept": True, "reason": "new"})
     return out

@@ -42,6 +42,16 @@ def call_ids(raw: bytes) -> tuple[str, ...]:
     return tuple(str(call["id"]) for call in calls if isinstance(call, dict) and "id" in call) if calls else ()
 
 
+def without_tools(pieces: Sequence[Piece], answered: str | None) -> list[Piece]:
+    """The history without tool calls and their results, but for the group that holds the call `answered`: its other
+    results go up with the one that comes."""
+    kept = len(pieces)
+    if answered is not None:
+        made = (n for n, piece in enumerate(pieces) if piece.calls and answered in call_ids(piece.raw))
+        kept = max(made, default=kept)
+    return [piece for n, piece in enumerate(pieces) if n >= kept or not (piece.calls or piece.role in RESULTS)]
+
+
 def _answers(raw: bytes) -> str:
     return str(msgspec.json.decode(raw).get("tool_call_id"))
 

@@ -83,10 +83,24 @@ def fields(raw: bytes) -> Fields:
     try:
         return {key: bytes(value) for key, value in _fields(raw).items()}
     except _BROKEN as exc:
-        return _odd_fields(raw, exc)
+        problem = exc
+    try:
+        return {key: bytes(value) for key, value in _fields(_clean(raw, problem)).items()}
+    except _BROKEN:
+        raise BadRequest(f"the body is not JSON: {_words(problem)}; send one JSON object", param="body") from None
 
 
-def _odd_fields(raw: bytes, problem: Exception) -> Fields:
+def joined(given: Fields) -> bytes:
+    """The fields as one JSON object; their values keep their bytes."""
+    return b"{" + b",".join(msgspec.json.encode(key) + b":" + value for key, value in given.items()) + b"}"
+
+
+def cleaned(raw: bytes) -> bytes:
+    """A JSON object with U+FFFD in place of lone surrogates. Raises BadRequest for what is no JSON object."""
+    return _clean(raw, ValueError("it cannot be read"))
+
+
+def _clean(raw: bytes, problem: Exception) -> bytes:
     """JSON that the strict decoder refuses for its lone surrogates, with U+FFFD in their place."""
     try:
         value = json.loads(raw, parse_constant=_refuse)
@@ -98,11 +112,7 @@ def _odd_fields(raw: bytes, problem: Exception) -> Fields:
         text = json.dumps(value, ensure_ascii=False)
     except (ValueError, RecursionError):
         raise BadRequest("the body is nested too deeply", param="body") from None
-    clean = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    try:
-        return {key: bytes(value) for key, value in _fields(clean.encode()).items()}
-    except _BROKEN:
-        raise BadRequest(f"the body is not JSON: {_words(problem)}; send one JSON object", param="body") from None
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 def _refuse(constant: str) -> Any:

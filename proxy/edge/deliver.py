@@ -54,6 +54,7 @@ class Connection:
     config: Config
     task: asyncio.Task[None]
     abort: Callable[[], None] | None = None
+    style: failures.Style = failures.OPENAI
     status: int = 0
     outcome: str = "ok"
     reading: bool = True
@@ -188,7 +189,10 @@ async def _break(connection: Connection, failure: ProxyError) -> None:
     connection.outcome = failure.code or failure.type
     if not connection.over:
         with contextlib.suppress(OSError):
-            await connection.write(failures.event(failure), more=False)
+            await connection.write(failures.event(failure, connection.style), more=connection.style.aborts)
+        if connection.style.aborts:
+            connection.over = True
+            connection.cut()
 
 
 def stopping() -> ProxyError:

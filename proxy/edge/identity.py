@@ -13,7 +13,7 @@ from proxy.types import Mode, Options, Overflow
 
 MODES = ("auto", "append", "resend", "observe")
 OVERFLOWS = ("adaptive", "summarize", "truncate", "null")
-LATER = ("recall_tools", "agent", "metadata", "auto_run_tools", "fork", "branch")
+LATER = ("auto_run_tools", "fork", "branch")
 """Options of the contract that this version does not carry out: refused, so that nobody relies on them in vain."""
 OURS = ("session", "conversation", "session_id")
 """Body keys that never reach an upstream."""
@@ -84,12 +84,26 @@ def options_of(config: Sessions, headers: dict[bytes, bytes], fields: Fields, wh
         save=_flag(given, "save", True),
         token_budget=_budget(given),
         overflow=cast("Overflow | None", _one_of(given, "context_overflow", OVERFLOWS)),
+        agent=_agent(given),
+        recall=None if given.get("recall") is None else _flag(given, "recall", True),
+        recall_tools=_flag(given, "recall_tools", True),
+        metadata=_metadata(given),
     )
 
 
 _HEADERS = {
     key: b"x-session-" + key.replace("_", "-").encode()
-    for key in ("mode", "save", "recall", "token_budget", "context_overflow", *LATER)
+    for key in (
+        "mode",
+        "save",
+        "recall",
+        "recall_tools",
+        "agent",
+        "metadata",
+        "token_budget",
+        "context_overflow",
+        *LATER,
+    )
 }
 
 
@@ -122,7 +136,6 @@ def _refuse_unknown(given: Mapping[str, Any]) -> None:
         if key not in _HEADERS:
             valid = ", ".join(["id", *(name for name in _HEADERS if name not in LATER)])
             raise BadRequest(f"session.{key} is not an option; valid: {valid}", param=f"session.{key}")
-    _flag(given, "recall", True)
 
 
 def _one_of(given: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str | None:
@@ -143,6 +156,26 @@ def _flag(given: Mapping[str, Any], key: str, default: bool) -> bool:
     if not isinstance(value, bool):
         raise BadRequest(f"session.{key} must be true or false", param=f"session.{key}")
     return value
+
+
+def _agent(given: Mapping[str, Any]) -> str | None:
+    value = given.get("agent")
+    if value is not None and not isinstance(value, str):
+        raise BadRequest("session.agent must be the id of an agent of the session", param="session.agent")
+    return value
+
+
+def _metadata(given: Mapping[str, Any]) -> dict[str, Any]:
+    """An object; a header brings it as JSON."""
+    value = given.get("metadata")
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value.encode())
+        except (msgspec.DecodeError, RecursionError):
+            value = ""
+    if value is not None and not isinstance(value, dict):
+        raise BadRequest("session.metadata must be a JSON object", param="session.metadata")
+    return value or {}
 
 
 def _budget(given: Mapping[str, Any]) -> int | None:

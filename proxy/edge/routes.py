@@ -1,159 +1,116 @@
 """THE route table: every path of the product in one list. Newcomers start here.
 
 Intentional: the hot path and the pass-through are dispatched before Starlette's router, which costs 20 to 40 µs a
-request; everything else is ordinary Starlette.
+request; everything else is ordinary Starlette. application.py serves the table.
 """
 
-import asyncio
-import contextlib
-import time
-import traceback
 from collections.abc import Awaitable, Callable
 
-from starlette.applications import Starlette
-from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from proxy.edge import failures, health
-from proxy.edge.deliver import SWEEP_S, Connection, stopping
-from proxy.edge.http import ABORT
-from proxy.edge.openai import chat, passthrough
-from proxy.edge.request import request_id
-from proxy.errors import MethodNotAllowed, NotFound, ProxyError, TooManyRequests
+from proxy.edge.deliver import Connection, log_request
+from proxy.edge.julep import agents, chat_shapes, doc_shapes, docs, history, sessions, shapes, tools, users
+from proxy.edge.julep import chat as turns
+from proxy.edge.openai import chat
+from proxy.edge.operation import CONNECTION, Operation, PathEndpoint
+from proxy.edge.request import frame
+from proxy.errors import NotFound
 from proxy.services import Services
 
 Endpoint = Callable[[Services, Scope, Connection], Awaitable[None]]
-
-SETTLE_S = 5.0
-"""How long a cancelled turn may take to close its upstream and tell its client."""
-
-EXPOSED = (
-    "X-Request-Id",
-    "X-Session-Id",
-    "X-Session-Uuid",
-    "X-Session-Turn",
-    "X-Session-Branch",
-    "X-Context-Tokens",
-    "X-Context-Dropped",
-    "X-Context-Strategy",
-    "X-Proxy-Overhead-Ms",
-)
-"""Response headers that a page of a listed origin may read."""
 
 HOT: dict[tuple[str, str], Endpoint] = {
     ("POST", "/v1/chat/completions"): chat.completions,
 }
 
-ROUTES = [
+PLAIN = [
     Route("/healthz", health.healthz, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
 ]
+ALWAYS = frozenset(route.path for route in PLAIN)
+"""What answers also while the server drains or is full, to anybody."""
+
+AGENT, USER, SESSION = "/agents/{id}", "/users/{id}", "/sessions/{id}"
+
+OPERATIONS = [
+    Operation("GET", "/agents", agents.page, shapes.Agents, query=shapes.Listing),
+    Operation("POST", "/agents", agents.create, shapes.Agent, 201, body=shapes.CreateAgent),
+    Operation("GET", "/agents/models", agents.models, shapes.Models),
+    Operation("GET", AGENT, agents.get, shapes.Agent),
+    Operation("POST", AGENT, agents.put, shapes.Agent, 201, body=shapes.CreateAgent),
+    Operation("PUT", AGENT, agents.replace, shapes.Agent, body=shapes.ChangeAgent),
+    Operation("PATCH", AGENT, agents.patch, shapes.Agent, body=shapes.ChangeAgent),
+    Operation("DELETE", AGENT, agents.delete, shapes.Deleted, 202),
+    Operation("GET", "/users", users.page, shapes.Users, query=shapes.Listing),
+    Operation("POST", "/users", users.create, shapes.User, 201, body=shapes.ChangeUser),
+    Operation("GET", USER, users.get, shapes.User),
+    Operation("POST", USER, users.put, shapes.User, 201, body=shapes.ChangeUser),
+    Operation("PUT", USER, users.replace, shapes.User, body=shapes.ChangeUser),
+    Operation("PATCH", USER, users.patch, shapes.User, body=shapes.ChangeUser),
+    Operation("DELETE", USER, users.delete, shapes.Deleted, 202),
+    Operation("GET", "/sessions", sessions.page, shapes.Sessions, query=shapes.SessionListing),
+    Operation("POST", "/sessions", sessions.create, shapes.Session, 201, body=shapes.CreateSession),
+    Operation("GET", SESSION, sessions.get, shapes.Session),
+    Operation("POST", SESSION, sessions.put, shapes.Session, 201, body=shapes.CreateSession),
+    Operation("PUT", SESSION, sessions.replace, shapes.Session, body=shapes.ChangeSession),
+    Operation("PATCH", SESSION, sessions.patch, shapes.Session, body=shapes.ChangeSession),
+    Operation("DELETE", SESSION, sessions.delete, shapes.Deleted, 202),
+    Operation("POST", SESSION + "/chat", turns.chat, chat_shapes.ChatResponse, 201, body=chat_shapes.Chat),
+    Operation("POST", SESSION + "/render", turns.render, chat_shapes.Rendered, body=chat_shapes.Chat),
+    Operation("GET", SESSION + "/history", history.show, chat_shapes.History, query=chat_shapes.Ranged),
+    Operation("DELETE", SESSION + "/history", history.clear, shapes.Deleted, 202),
+    Operation("GET", SESSION + "/messages", history.messages, chat_shapes.Messages, query=chat_shapes.MessageListing),
+    Operation("POST", SESSION + "/messages", history.say, chat_shapes.Message, 201, body=chat_shapes.CreateMessage),
+    *[
+        Operation(method, owner + path, call, answer, status, body=body, query=query)
+        for owner in (AGENT, SESSION)
+        for method, path, call, answer, status, body, query in (
+            ("GET", "/tools", tools.page, shapes.Tools, 200, None, shapes.Listing),
+            ("POST", "/tools", tools.create, shapes.Tool, 201, shapes.CreateTool, None),
+            ("PUT", "/tools/{tool}", tools.replace, shapes.Tool, 200, shapes.ChangeTool, None),
+            ("PATCH", "/tools/{tool}", tools.patch, shapes.Tool, 200, shapes.ChangeTool, None),
+            ("DELETE", "/tools/{tool}", tools.delete, shapes.Deleted, 202, None, None),
+        )
+    ],
+    *[
+        Operation(method, owner + path, call, answer, status, body=body, query=query)
+        for owner in (AGENT, USER, SESSION)
+        for method, path, call, answer, status, body, query in (
+            ("GET", "/docs", docs.page, doc_shapes.Docs, 200, None, shapes.Listing),
+            ("POST", "/docs", docs.create, doc_shapes.Doc, 201, doc_shapes.CreateDoc, None),
+            ("DELETE", "/docs", docs.delete_many, doc_shapes.DeletedDocs, 202, doc_shapes.DeleteDocs, None),
+            ("DELETE", "/docs/{doc}", docs.delete, shapes.Deleted, 202, None, None),
+            ("POST", "/search", docs.find, doc_shapes.Found, 200, doc_shapes.Search, None),
+            ("POST", "/docs/search", docs.find, doc_shapes.Found, 200, doc_shapes.Search, None),
+        )
+    ],
+    Operation("GET", "/docs/{doc}", docs.get, doc_shapes.Doc),
+]
+"""The Sessions API, under / and /api. Each row: method, path, handler, what it answers, with which status, and what it
+takes."""
 
 
-class Edge:
-    """The ASGI application: hot paths first, then /v1, then the rest."""
+def routed(svc: Services) -> Router:
+    """The Sessions API as an ASGI application, one endpoint a path."""
+    paths: dict[str, list[Operation]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, []).append(operation)
+    routes = [Route(path, PathEndpoint(svc, operations)) for path, operations in paths.items()]
+    return Router(routes, redirect_slashes=False, default=Unknown(svc))
 
-    def __init__(self, svc: Services, rest: Starlette) -> None:
+
+class Unknown:
+    """Any other path: the envelope, never plain text."""
+
+    def __init__(self, svc: Services) -> None:
         self.svc = svc
-        self.rest = rest
-        self.open: set[Connection] = set()
-        self.draining = False
-        self._idle = asyncio.Event()
-        self._sweeping = False
-        origins = svc.config.server.cors_origins
-        self._cors = CORSMiddleware(self._handle, origins, ("*",), ("*",), expose_headers=EXPOSED) if origins else None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._cors or self._handle)(scope, receive, send)
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
-            await self.rest(scope, receive, send)
-            return
-        endpoint = HOT.get((scope["method"], scope["path"]))
-        refused = self._refusal(scope, endpoint)
-        if refused is not None:
-            await failures.respond(send, refused, {"x-request-id": request_id(dict(scope["headers"]))})
-            return
-        task = asyncio.current_task()
-        assert task is not None
-        connection = Connection(receive, send, self.svc.config, task, scope.get(ABORT), last=time.monotonic())
-        self.open.add(connection)
-        if not self._sweeping:
-            self._sweeping = True
-            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
-        try:
-            await (endpoint or passthrough.other)(self.svc, scope, connection)
-        except asyncio.CancelledError:
-            if not self.draining or connection.begun:
-                raise
-            task.uncancel()
-            await failures.respond(send, stopping(), {"x-request-id": request_id(dict(scope["headers"]))})
-        except Exception as exc:  # noqa: BLE001 - the last handler: a defect of ours, told without its texts
-            self._defect(exc)
-            if connection.begun:
-                connection.cut()
-            else:
-                await failures.respond(send, unexpected(), {"x-request-id": request_id(dict(scope["headers"]))})
-        finally:
-            self.open.discard(connection)
-            if self.draining and not self.open:
-                self._idle.set()
-
-    def _defect(self, exc: Exception) -> None:
-        """One line for an exception that nobody expected: its type and where it came from, not what it says."""
-        frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(exc.__traceback__)]
-        self.svc.log("error", "defect", type=type(exc).__name__, frames=frames)
-
-    def _sweep(self) -> None:
-        now = time.monotonic()
-        for connection in tuple(self.open):
-            connection.sweep(now)
-        self._sweeping = bool(self.open)
-        if self.open:
-            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
-
-    async def drain(self, seconds: float) -> None:
-        """Refuses new requests and waits for the running ones; after `seconds` they end with an error event."""
-        self.draining = True
-        if not self.open:
-            return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds)
-        running = [connection.task for connection in self.open]
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running, timeout=SETTLE_S)
-
-    def _refusal(self, scope: Scope, endpoint: Endpoint | None) -> ProxyError | None:
-        """What is refused before anything is read."""
-        if self.draining:
-            return stopping()
-        if len(self.open) >= self.svc.config.limits.concurrent_requests:
-            return TooManyRequests(
-                "too many requests are running; try again, or raise limits.concurrent_requests",
-                headers={"Retry-After": "1"},
-            )
-        if endpoint is None and scope["path"] == "/v1/chat/completions":
-            return MethodNotAllowed("use POST for /v1/chat/completions", headers={"Allow": "POST"})
-        return None
-
-
-def unexpected() -> ProxyError:
-    return ProxyError("something unexpected went wrong in the proxy; nothing is promised to be stored", code="internal")
-
-
-async def unknown(request: Request, _exc: Exception) -> Response:
-    """Anything else: the envelope, never plain text."""
-    failure = NotFound("there is no such path here; the API is under /v1", code="unknown_url")
-    return Response(failures.envelope(failure), status_code=404, media_type="application/json")
-
-
-async def wrong_method(request: Request, _exc: Exception) -> Response:
-    """A path that exists, asked with a method that it lacks."""
-    failure = MethodNotAllowed(f"{request.method} is not possible here")
-    return Response(failures.envelope(failure), status_code=405, media_type="application/json")
+    async def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> None:
+        failure = NotFound("there is no such path here; GET /openapi.json lists what there is", code="unknown_url")
+        connection: Connection = scope[CONNECTION]
+        request = frame(scope)
+        connection.status, connection.outcome = failure.status, failure.code or failure.type
+        await failures.respond(connection.send, failure, {"x-request-id": request.id})
+        log_request(self.svc, request, connection, {})

@@ -46,6 +46,11 @@ def tenant(tx: Tx, name: str, now: int) -> int:
     return tx.all("SELECT id FROM tenants WHERE name = ?", (name,))[0][0]
 
 
+def owning(tx: Tx, scope: Scope, now: int) -> Scope:
+    """The scope under its tenant's number; the tenant of `passthrough` mode is made with the first thing it owns."""
+    return scope if scope.tenant > 0 else Scope(tenant(tx, scope.name, now), scope.role, scope.name, scope.credential)
+
+
 async def create(db: Database, owner: str, role: str, key: bytes, now: int) -> str:
     """Stores a key of the tenant `owner` (made if new) and returns the key's id."""
     mark = hashed(key)

@@ -13,6 +13,7 @@ async def find(db: Database, scope: Scope, name: str) -> Found | None:
     """The tenant's session that the client calls `name`, or whose UUID that is, with its current branch."""
     rows = await db.all(
         """SELECT s.id, s.uuid, s.name, s.branch, s.branches, s.turns, s.token_budget, s.overflow,
+                  s.dressed,
                   b.branch, b.parent, b.forked_at, b.head, b.total, b.end_digest, b.end_status, b.last_turn,
                   b.cut, b.cut_key, b.instructions
            FROM sessions s JOIN branches b ON b.tenant = s.tenant AND b.session = s.id AND b.branch = s.branch
@@ -22,13 +23,14 @@ async def find(db: Database, scope: Scope, name: str) -> Found | None:
     if not rows and is_uuid(name):
         rows = await db.all(
             """SELECT s.id, s.uuid, s.name, s.branch, s.branches, s.turns, s.token_budget, s.overflow,
+                      s.dressed,
                       b.branch, b.parent, b.forked_at, b.head, b.total, b.end_digest, b.end_status, b.last_turn,
                       b.cut, b.cut_key, b.instructions
                FROM sessions s JOIN branches b ON b.tenant = s.tenant AND b.session = s.id AND b.branch = s.branch
                WHERE s.tenant = ? AND s.uuid = ?""",
             (scope.tenant, name),
         )
-    return (Session(*rows[0][:8]), Branch(*rows[0][8:])) if rows else None
+    return (Session(*rows[0][:9]), Branch(*rows[0][9:])) if rows else None
 
 
 def is_uuid(name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Sequence
 import msgspec
 
 from proxy.errors import Conflict, Unavailable
-from proxy.store import keys
+from proxy.store import facets, keys
 from proxy.store.database import Database, Tx, Value
 from proxy.types import Branch, Instructions, Message, Scope, Session, Status
 
@@ -93,8 +93,7 @@ def append(db: Database, scope: Scope, record: Record) -> Awaitable[tuple[int, i
 
 
 def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
-    if scope.tenant < 0:
-        scope = Scope(keys.tenant(tx, scope.name, record.now))
+    scope = keys.owning(tx, scope, record.now)
     session = _session(tx, scope, record)
     instructions = _instructions(tx, scope, session, record)
     branch, head, total = _place(tx, scope, session, record)
@@ -115,6 +114,7 @@ def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
         values += (scope.tenant, session, branch, head + n, record.number, message.role, message.tokens, total,
                    message.calls, message.status, message.digest, message.raw)  # fmt: skip
     _insert(tx, values)
+    _date(tx, scope, (session, branch, head), rows)
     tx.all(
         """INSERT INTO turns (tenant, session, turn, branch, first_seq, last_seq, status, model, instructions,
                               request_id, ledger, usage, created_at)
@@ -150,6 +150,17 @@ def _insert(tx: Tx, values: list[Value]) -> None:
             )
 
 
+def _date(tx: Tx, scope: Scope, place: tuple[int, int, int], rows: Sequence[Message]) -> None:
+    """Marks the messages that were said at another time than now. `place`: session, branch, and the seq before them."""
+    session, branch, head = place
+    for n, message in enumerate(rows, 1):
+        if message.said_at is not None:
+            tx.all(
+                "UPDATE entries SET said_at = ? WHERE tenant = ? AND session = ? AND branch = ? AND seq = ?",
+                (message.said_at, scope.tenant, session, branch, head + n),
+            )
+
+
 def _session(tx: Tx, scope: Scope, record: Record) -> int:
     """The session's number; made here for a first turn, so that a failed one leaves nothing."""
     if record.session is None:
@@ -161,6 +172,7 @@ def _session(tx: Tx, scope: Scope, record: Record) -> int:
         )
         if not rows:
             raise _moved_on()
+        facets.write(tx, scope, "session", rows[0][0], [facets.EVERY], (record.now, record.now))
         return rows[0][0]
     rows = tx.all(
         """UPDATE sessions SET turns = max(turns, ?), branch = ?, branches = branches + ?, updated_at = ?,
@@ -175,6 +187,7 @@ def _session(tx: Tx, scope: Scope, record: Record) -> int:
             code="session_deleted",
             headers={"x-should-retry": "false"},
         )
+    facets.touch(tx, scope, "session", record.session.id, record.now)
     return record.session.id
 
 
@@ -238,9 +251,13 @@ def _keep_answer(tx: Tx, scope: Scope, session: int, record: Record) -> None:
         return
     old = record.now - KEY_HOURS * 3_600_000
     tx.all(
-        """DELETE FROM replays WHERE tenant = ? AND (session = ? AND key = ? AND created_at < ? OR (session, key) IN (
-               SELECT session, key FROM replays WHERE tenant = ? AND created_at < ? ORDER BY created_at LIMIT ?))""",
-        (scope.tenant, session, record.key, old, scope.tenant, old, PRUNE),
+        "DELETE FROM replays WHERE tenant = ? AND session = ? AND key = ? AND created_at < ?",
+        (scope.tenant, session, record.key, old),
+    )
+    tx.all(
+        """DELETE FROM replays WHERE (session, key) IN (
+               SELECT session, key FROM replays WHERE tenant = ? AND created_at < ? ORDER BY created_at LIMIT ?)""",
+        (scope.tenant, old, PRUNE),
     )
     tx.all(
         """INSERT INTO replays (tenant, session, key, turn, request, answer, created_at)

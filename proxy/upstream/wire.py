@@ -104,6 +104,11 @@ def payload(raw: bytes) -> bytes | None:
     return b"\n".join([line.removeprefix(b" ") for line in lines]) if lines else None
 
 
+def payloads(data: bytes) -> list[bytes]:
+    """What each of some whole events says, without those that say nothing."""
+    return [said for said in map(payload, Splitter().feed(data)) if said]
+
+
 def event(data: bytes) -> bytes:
     """An event that carries `data`, as all clients understand it: data lines and LF only."""
     if b"\r" in data:

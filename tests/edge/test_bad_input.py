@@ -129,7 +129,7 @@ OPTIONS = {
     "unknown": Bad(option(colour="red"), "session.colour"),
     **{
         name: Bad(option(**{name: v}), f"session.{name}", code="unsupported_option")
-        for name, v in {"fork": 1, "agent": "x", "auto_run_tools": True, "metadata": {"a": 1}}.items()
+        for name, v in {"fork": 1, "auto_run_tools": True}.items()
     },
     "header mode": Bad(HI, "session.mode", headers={"X-Session-Mode": "x"}),
     "header save": Bad(HI, "session.save", headers={"X-Session-Save": "maybe"}),

@@ -8,15 +8,25 @@ from typing import Any, LiteralString, TypeVar
 import apsw
 import pytest
 
-from proxy.store import entries, keys, sessions, sqlite, turns
-from proxy.store.database import Row, Tx, Value
+from proxy.resources import Owner, Page
+from proxy.store import docs, entries, history, keys, members, sessions, settings, sqlite, tools, turns
+from proxy.store.database import Database, Row, Tx, Value
+from proxy.store.facets import EVERY
+from proxy.store.settings import Joining
 from proxy.store.sqlite import Sqlite
 from proxy.types import Instructions
+from tests.store import making
 from tests.store.saying import ME, mark, message, record
 
 pytestmark = pytest.mark.anyio
 
 T = TypeVar("T")
+
+HARMLESS = r"\d+-ROW VALUES|CONSTANT ROW|\(subquery|(json_each|[cf]) VIRTUAL TABLE|w(ords)? VIRTUAL TABLE INDEX 0:[M=]"
+"""Scans of rows that the statement brings along, counts up to a limit, what the request itself asks for (json_each);
+and what a search in the index of words is called."""
+BAD = re.compile(rf"\bSCAN (?!{HARMLESS})|TEMP B-TREE|AUTOMATIC|\((tenant|kind)=\?( AND kind=\?)?\)")
+"""The last: a walk through all that a tenant has, or through all things of a kind."""
 
 
 class Heard:
@@ -89,6 +99,62 @@ async def every_statement(folder: Path) -> dict[str, Sequence[Value]]:
         await db.close()
 
 
+LISTS = [Page(2, 1, "created_at"), Page(2, 1, "created_at", "asc"), Page(2, 1, "updated_at"),
+         Page(2, 1, "updated_at", "asc")]  # fmt: skip
+
+
+async def every_statement_of_the_api(folder: Path) -> dict[str, Sequence[Value]]:
+    """Those of a session with all that it may have, from its making to its end."""
+    db = Heard(sqlite.opened(f"sqlite:///{folder / 'store.db'}"))
+    try:
+        agent = await making.member(db, "a", metadata={"v": 1, "w": 2})
+        await making.member(db, "a", metadata={"v": 1, "w": 2})
+        await making.member(db, "u", "user")
+        uuids = [f"12345678-1234-4234-8234-12345678901{n}" for n in range(3)]
+        for n, uuid in enumerate(uuids):
+            await making.session(db, uuid, name=f"s{n}", joining=Joining(["a"]), metadata={"v": 1, "w": 2})
+        made = await settings.find(db, ME, "s1")
+        assert await settings.find(db, ME, uuids[1]) == made
+        await settings.change(db, ME, made.id, lambda old: old, Joining(["a"], ["u"]), 2)
+        await settings.fields(db, ME, made.id)
+        found = await sessions.find(db, ME, "s1")
+        await turns.append(db, ME, record("s1", found, [message("q"), message("a", "assistant")]))
+        await history.read(db, ME, made.id, [(1, 1, 2)], 9)
+        owners = [making.owner(agent), making.owner(made)]
+        for of in owners:
+            await make_and_read(db, of)
+        for page in LISTS:
+            for where in ([], [("m:v", "1")], [("m:v", "1"), ("m:w", "2"), ("agent", str(agent.id)), EVERY]):
+                assert await settings.page(db, ME, where, page)
+            await members.page(db, ME, "agent", [("m:v", "1")], page)
+            await docs.page(db, ME, owners[0], [("m:v", "1")], page)
+        await members.find(db, ME, "agent", "a")
+        await members.change(db, ME, "agent", "a", making.body(), 3)
+        await members.taking_part(db, ME, made.id)
+        await history.clear(db, ME, made.id, 4)
+        await members.delete(db, ME, "agent", "a")
+        await sessions.delete(db, ME, made.id)
+        return db.statements
+    finally:
+        await db.close()
+
+
+async def make_and_read(db: Database, of: Owner) -> None:
+    """All that is asked about what an owner has."""
+    await making.doc(db, of, "We ship", "to France", uuid=f"d {of.word}", v=1)
+    await docs.find(db, ME, f"d {of.word}")
+    assert await docs.any_of(db, ME, [of])
+    assert await docs.size(db, ME, [of]) == 2
+    found = await docs.holding(db, ME, [of], "ship")
+    assert await docs.hits(db, ME, [of], [(id, 1.0) for id, _ in found], [("m:v", "1")])
+    made = await making.give(db, of, "look")
+    await tools.every(db, ME, [of])
+    await tools.change(db, ME, of, made.uuid, lambda old: making.tool("see"), 2)
+    await tools.delete(db, ME, of, made.uuid)
+    await making.doc(db, of, "gone", uuid=f"e {of.word}")
+    await docs.delete(db, ME, of, [f"e {of.word}"])
+
+
 def plan(folder: Path, sql: str, args: Sequence[Value]) -> list[str]:
     connection = apsw.Connection(str(folder / "store.db"))
     try:
@@ -102,9 +168,7 @@ async def test_no_statement_of_the_hot_path_scans_or_sorts(tmp_path: Path) -> No
     statements = await every_statement(tmp_path)
     assert len(statements) >= 25
     plans = {sql: plan(tmp_path, sql, args) for sql, args in statements.items()}
-    bad = re.compile(r"\bSCAN (?!\d+-ROW VALUES|CONSTANT ROW)|TEMP B-TREE|AUTOMATIC")
-    wrong = {sql: steps for sql, steps in plans.items() if any(bad.search(step) for step in steps)}
-    assert not wrong
+    assert {sql: steps for sql, steps in plans.items() if any(map(BAD.search, steps))} == {}
 
 
 async def test_the_last_calls_are_found_by_their_own_index(tmp_path: Path) -> None:
@@ -112,3 +176,36 @@ async def test_the_last_calls_are_found_by_their_own_index(tmp_path: Path) -> No
     statements = await every_statement(tmp_path)
     (sql,) = [sql for sql in statements if "calls > 0" in sql]
     assert any("entries_calls" in step for step in plan(tmp_path, sql, statements[sql]))
+
+
+async def test_no_statement_of_the_api_scans_a_table(tmp_path: Path) -> None:
+    statements = await every_statement_of_the_api(tmp_path)
+    assert len(statements) >= 60
+    plans = {sql: plan(tmp_path, sql, args) for sql, args in statements.items()}
+    assert {sql: steps for sql, steps in plans.items() if any(map(BAD.search, steps))} == {}
+
+
+async def test_a_list_is_a_range_of_one_index(tmp_path: Path) -> None:
+    statements = await every_statement_of_the_api(tmp_path)
+    walks = [sql for sql in statements if "INDEXED BY facets_" in sql and "ORDER BY" in sql]
+    assert len(walks) == 4
+    for sql in walks:
+        first = plan(tmp_path, sql, statements[sql])[0]
+        by = "created" if "ORDER BY created_at" in sql else "updated"
+        assert re.search(rf"SEARCH f USING COVERING INDEX facets_{by} \(tenant=\? AND kind=\? AND key=\? AND value=\? "
+                         rf"AND \({by}_at,owner\)[<>]\(\?,\?\)\)", first), first  # fmt: skip
+
+
+@pytest.mark.parametrize("table", ["members", "sessions", "docs", "chunks"])
+async def test_what_goes_with_its_owner_is_found_by_an_index(tmp_path: Path, table: str) -> None:
+    """The statements of the triggers, each for one row of the table that is deleted."""
+    await every_statement_of_the_api(tmp_path)
+    connection = apsw.Connection(str(tmp_path / "store.db"))
+    sql: Any = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?", (table,)).get
+    connection.close()
+    steps = re.findall(r"DELETE FROM [^;]+", sql.partition("BEGIN")[2])
+    assert steps
+    for step in steps:
+        as_seen = re.sub(r"\bold\.(\w+)", rf"(SELECT \1 FROM {table} WHERE id = 1)", step)  # noqa: S608 - names from above
+        how = plan(tmp_path, as_seen, ())
+        assert not any(map(BAD.search, how)), (as_seen, how)

@@ -7,16 +7,39 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import Conflict
-from proxy.store import entries, sessions, turns
+from proxy.errors import Conflict, NotFound
+from proxy.resources import Owner, Page
+from proxy.store import docs, entries, facets, history, members, sessions, settings, tools, turns
 from proxy.store.database import Database
+from proxy.store.settings import Joining
 from proxy.types import Branch, Instructions, Scope, Session
+from tests.store import making
 from tests.store.saying import mark, message, record, say, tenant
 
 pytestmark = pytest.mark.anyio
 
 LINE = [(1, 1, 3)]
 NOWHERE = 999
+PAGE = Page()
+MODULES = (docs, entries, facets, history, members, sessions, settings, tools, turns)
+
+
+def at(id: int) -> Owner:
+    """The session of that number as one who has documents and tools."""
+    return Owner("session", id, "")
+
+
+def known(id: int, uuid: str) -> str:
+    return "nowhere" if id == NOWHERE else uuid
+
+
+async def told(asked: Awaitable[Any]) -> Any:
+    """What was found, or what is said where nothing was."""
+    try:
+        return await asked
+    except NotFound as exc:
+        return exc.message, exc.code, exc.param
+
 
 READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "sessions.find": lambda db, scope, session, _: sessions.find(db, scope, session.name or ""),
@@ -33,12 +56,56 @@ READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "entries.at": lambda db, scope, _, id: entries.at(db, scope, id, LINE, 1),
     "turns.answered": lambda db, scope, _, id: turns.answered(db, scope, id, "k", 1_000),
     "turns.sent_in": lambda db, scope, _, id: turns.sent_in(db, scope, id, 1),
+    "facets.page": lambda db, scope, _, id: facets.page(db, scope, "session", [("m:v", "1")], PAGE),
+    "history.read": lambda db, scope, _, id: history.read(db, scope, id, LINE, 9),
+    "members.find": lambda db, scope, _, id: told(members.find(db, scope, "agent", known(id, "a"))),
+    "members.page": lambda db, scope, *_: members.page(db, scope, "agent", [], PAGE),
+    "members.taking_part": lambda db, scope, _, id: members.taking_part(db, scope, id),
+    "settings.find": lambda db, scope, _, id: told(settings.find(db, scope, known(id, "s"))),
+    "settings.fields": lambda db, scope, _, id: settings.fields(db, scope, id),
+    "settings.page": lambda db, scope, *_: settings.page(db, scope, [("agent", "1")], PAGE),
+    "docs.find": lambda db, scope, _, id: told(docs.find(db, scope, known(id, "d"))),
+    "docs.page": lambda db, scope, _, id: docs.page(db, scope, at(id), [], PAGE),
+    "docs.any_of": lambda db, scope, _, id: docs.any_of(db, scope, [at(id)]),
+    "docs.size": lambda db, scope, _, id: docs.size(db, scope, [at(id)]),
+    "docs.holding": lambda db, scope, _, id: docs.holding(db, scope, [at(id)], "ship"),
+    "docs.hits": lambda db, scope, _, id: docs.hits(db, scope, [at(id)], [(1, 1.0)], []),
+    "tools.every": lambda db, scope, _, id: tools.every(db, scope, [at(id)]),
 }
-WRITES = {"sessions.delete", "turns.append"}
+CHANGES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
+    "history.clear": lambda db, scope, id: history.clear(db, scope, id, 9),
+    "members.change": lambda db, scope, id: told(
+        members.change(db, scope, "agent", known(id, "a"), making.body(name="x"), 9)
+    ),
+    "members.delete": lambda db, scope, id: told(members.delete(db, scope, "agent", known(id, "a"))),
+    "settings.change": lambda db, scope, id: told(settings.change(db, scope, id, lambda old: old, Joining(), 9)),
+    "docs.create": lambda db, scope, id: told(making.doc(db, at(id), "new", uuid="new", scope=scope)),
+    "docs.delete": lambda db, scope, id: docs.delete(db, scope, at(id), ["d"]),
+    "tools.create": lambda db, scope, id: told(tools.create(db, scope, at(id), making.tool("new"))),
+    "tools.change": lambda db, scope, id: told(tools.change(db, scope, at(id), "t", lambda old: old, 9)),
+    "tools.delete": lambda db, scope, id: told(tools.delete(db, scope, at(id), "t")),
+    "tools.dress": lambda db, scope, id: told(db.transaction(lambda tx: tools.dress(tx, scope, at(id)))),
+    "facets.touch": lambda db, scope, id: db.transaction(lambda tx: facets.touch(tx, scope, "session", id, 9)),
+}
+MAKES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
+    "facets.write": lambda db, scope, id: db.transaction(
+        lambda tx: facets.write(tx, scope, "session", id, [facets.EVERY, ("m:v", "1")], (9, 9))
+    ),
+    "members.put": lambda db, scope, _: making.member(db, "a", scope=scope, now=9, name="x"),
+    "settings.create": lambda db, scope, _: making.session(db, UUID, name="s", scope=scope, now=9),
+}
+"""What makes something of one's own, of the same name."""
+ELSEWHERE = {"sessions.delete", "turns.append"}
+"""Tried below."""
+UUID = "12345678-1234-4234-8234-123456789012"
 
 
 async def filled(db: Database, scope: Scope) -> tuple[Session, Branch]:
     """A session with something of everything."""
+    await making.member(db, "a", scope=scope)
+    made = await making.session(db, UUID, name="s", scope=scope, joining=Joining(["a"]), metadata={"v": 1})
+    await making.doc(db, making.owner(made), "We ship", uuid="d", scope=scope)
+    await tools.create(db, scope, making.owner(made), making.tool("look", "t"))
     found = await say(db, "s", "q", "a", scope=scope, instructions=Instructions(b"brief", 3), key="k", answer=b"{}")
     called = message("look", "assistant", calls=1)
     await turns.append(db, scope, record("s", found, [called]))
@@ -56,7 +123,8 @@ def functions(module: ModuleType) -> set[str]:
 
 
 def test_every_function_of_the_store_is_tried() -> None:
-    assert functions(sessions) | functions(entries) | functions(turns) == set(READS) | WRITES
+    every = set().union(*(functions(module) for module in MODULES))
+    assert every == set(READS) | set(CHANGES) | set(MAKES) | ELSEWHERE
 
 
 @pytest.mark.parametrize("name", READS)
@@ -91,14 +159,36 @@ async def test_the_latest_answer_of_a_foreign_session_is_not_given_out(db: Datab
 async def test_what_is_anothers_cannot_be_changed(db: Database) -> None:
     mine, other = await tenant(db, "mine"), await tenant(db, "other")
     session, branch = await filled(db, mine)
-    tables = ("sessions", "branches", "entries", "turns", "replays", "instructions")
-    counts = [await db.all(f"SELECT * FROM {table}") for table in tables]  # noqa: S608 - names from the line above
+    before = await making.everything(db)
     assert not await sessions.delete(db, other, session.id)
     assert not await sessions.delete(db, other, NOWHERE)
     for fork in (None, 0, 1):
         with pytest.raises(Conflict):
             await turns.append(db, other, record("s", (session, branch), [message("x")], fork_at=fork))
-    assert [await db.all(f"SELECT * FROM {table}") for table in tables] == counts  # noqa: S608
+    assert await making.everything(db) == before
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_a_change_of_what_is_anothers_ends_like_one_of_what_is_nowhere(db: Database, name: str) -> None:
+    mine, other = await tenant(db, "mine"), await tenant(db, "other")
+    session, _ = await filled(db, mine)
+    before = await making.everything(db)
+    foreign = await CHANGES[name](db, other, session.id)
+    assert foreign == await CHANGES[name](db, other, NOWHERE)
+    assert await making.everything(db) == before
+    assert await CHANGES[name](db, mine, session.id) != foreign or await making.everything(db) != before
+
+
+@pytest.mark.parametrize("name", MAKES)
+async def test_what_is_made_under_anothers_name_is_ones_own(db: Database, name: str) -> None:
+    mine, other = await tenant(db, "mine"), await tenant(db, "other")
+    session, _ = await filled(db, mine)
+    before = await making.everything(db)
+    reads = {read: await READS[read](db, mine, session, session.id) for read in READS}
+    await MAKES[name](db, other, session.id)
+    after = await making.everything(db)
+    assert all(row in after[table] for table, rows in before.items() for row in rows)
+    assert {read: await READS[read](db, mine, session, session.id) for read in READS} == reads
 
 
 async def test_instructions_of_another_session_are_not_taken_over(db: Database) -> None:

@@ -1,26 +1,24 @@
 """POST /v1/chat/completions: a remembered turn with a session, a transparent proxy without one."""
 
-import hashlib
-from collections.abc import Mapping
-from typing import Any
-
 from starlette.types import Scope
 
 from proxy import turn as turns
 from proxy.edge import auth, body, failures, identity
 from proxy.edge.body import Fields
-from proxy.edge.deliver import Connection, Head, RawHeaders, deliver, log_request
+from proxy.edge.deliver import Connection, deliver, log_request
+from proxy.edge.head import head
 from proxy.edge.identity import Identity
 from proxy.edge.openai import passthrough
-from proxy.edge.request import Request, frame, upstream_headers
+from proxy.edge.request import Request, frame
+from proxy.edge.retries import fingerprint, idempotency_key, is_retry
 from proxy.errors import BadRequest, ProxyError
-from proxy.events import Begin, Client
+from proxy.events import Client
 from proxy.services import Services, Turn, epoch_ms
 from proxy.types import Scope as Tenant
+from proxy.upstream.headers import upstream_headers
 from proxy.upstream.route import route
 
 INSTRUCTIONS = ("system", "developer")
-KEY_LENGTH = 255
 
 
 async def completions(svc: Services, scope: Scope, connection: Connection) -> None:
@@ -40,7 +38,7 @@ async def completions(svc: Services, scope: Scope, connection: Connection) -> No
         session["x-session-id"] = named.name
         turn = _turn(svc, who, request, raw, fields, named)
         client = Client(may_leave=svc.config.sessions.on_disconnect == "finish")
-        await deliver(turns.run(svc, turn, client), client, connection, lambda begin: _head(turn, begin, facts))
+        await deliver(turns.run(svc, turn, client), client, connection, lambda begin: head(turn, begin, facts))
     except ProxyError as failure:
         connection.status, connection.outcome = failure.status, failure.code or failure.type
         await failures.respond(connection.send, failure, {"x-request-id": request.id, **session})
@@ -64,7 +62,7 @@ def _turn(svc: Services, who: Tenant, request: Request, raw: bytes, fields: Fiel
     target = route(svc.config, model)
     stream = _flag(fields, "stream")
     _check_choices(fields, limits.choices)
-    key = _key(request.headers)
+    key = idempotency_key(request.headers)
     return Turn(
         scope=who,
         name=named.name,
@@ -77,13 +75,14 @@ def _turn(svc: Services, who: Tenant, request: Request, raw: bytes, fields: Fiel
         stream=stream,
         wants_usage=stream and _wants_usage(fields),
         reserve=_reserve(fields, svc.config.context.reserve_output_tokens),
-        headers=upstream_headers(who, target.upstream, request.headers),
+        headers=upstream_headers(who.credential, target.upstream, request.headers),
         target=target,
         key=key,
-        retried=request.headers.get(b"x-stainless-retry-count", b"0") not in (b"", b"0"),
-        request=_fingerprint(raw, request.headers),
+        retried=is_retry(request.headers),
+        request=fingerprint(raw, request.headers),
         now=epoch_ms(),
         started=request.started,
+        client=request.headers,
     )
 
 
@@ -133,57 +132,3 @@ def _check_choices(fields: Fields, most: int) -> None:
         raise BadRequest(f"n must be a whole number from 1 to {most}", param="n")
     if fields.get("tools", b"null")[:1] not in (b"[", b"n"):
         raise BadRequest("tools must be a list", param="tools")
-
-
-def _key(headers: Mapping[bytes, bytes]) -> str:
-    key = headers.get(b"idempotency-key", b"").decode("latin-1")
-    if len(key) > KEY_LENGTH:
-        raise BadRequest(
-            f"Idempotency-Key has {len(key)} characters, the limit is {KEY_LENGTH}", param="Idempotency-Key"
-        )
-    return key
-
-
-def _fingerprint(raw: bytes, headers: Mapping[bytes, bytes]) -> bytes:
-    """What a retry shares with its original: the body and the X-Session-* headers."""
-    mark = hashlib.blake2b(raw, digest_size=16)
-    for name in sorted(name for name in headers if name.startswith(b"x-session-")):
-        mark.update(b"\0" + name + b"\0" + headers[name])
-    return mark.digest()
-
-
-def _head(turn: Turn, begin: Begin, facts: dict[str, object]) -> Head:
-    """The response's headers: what the turn was and what was sent. `facts` takes down what the log tells of it."""
-    facts.update(session=begin.uuid, turn=begin.number, branch=begin.branch, model=turn.target.model)
-    if begin.plan is not None:
-        facts.update(tokens=begin.plan.total, dropped=begin.plan.dropped, overhead_ms=round(begin.overhead_s * 1000, 2))
-    given = {
-        "content-type": "text/event-stream; charset=utf-8" if turn.stream else "application/json",
-        "x-request-id": turn.request_id,
-        "x-session-id": turn.name,
-        "x-session-uuid": begin.uuid,
-        "x-session-branch": str(begin.branch),
-        **begin.upstream,
-    }
-    if turn.stream:
-        given["cache-control"] = "no-cache"
-    if begin.number is not None:
-        given["x-session-turn"] = str(begin.number)
-    if begin.plan is None:
-        given["idempotent-replayed"] = "true"
-    else:
-        given |= _context(begin.plan)
-        given["x-proxy-overhead-ms"] = f"{begin.overhead_s * 1000:.2f}"
-    headers: RawHeaders = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
-    return Head(200, headers)
-
-
-def _context(plan: Any) -> dict[str, str]:
-    budget = "none" if plan.budget is None else plan.budget
-    return {
-        "x-context-tokens": f"total={plan.total};estimate={plan.total};system={plan.system};history={plan.history};"
-        f"recall=0;tools={plan.tools};new={plan.new};budget={budget}",
-        "x-context-dropped": str(plan.dropped),
-        "x-context-recalled": "0",
-        "x-context-strategy": plan.strategy,
-    }

@@ -9,12 +9,13 @@ from starlette.types import Scope as AsgiScope
 from proxy.edge import auth, body, failures
 from proxy.edge.body import Fields
 from proxy.edge.deliver import Connection, Head, RawHeaders, deliver, log_request
-from proxy.edge.request import Request, frame, upstream_headers
+from proxy.edge.request import Request, frame
 from proxy.errors import MethodNotAllowed, NotFound, ProxyError, UpstreamBroken, UpstreamError
 from proxy.events import Chunk, Client, End
 from proxy.services import Services
 from proxy.types import Scope
 from proxy.upstream.exchange import exchange, read
+from proxy.upstream.headers import upstream_headers
 from proxy.upstream.protocol import Answer, Call
 from proxy.upstream.route import Target, route
 
@@ -49,7 +50,7 @@ async def relay(
     model = given if isinstance(given, str) else None
     target = route(svc.config, model)
     content = raw if target.model == model else _renamed(fields, target)
-    headers = upstream_headers(who, target.upstream, request.headers)
+    headers = upstream_headers(who.credential, target.upstream, request.headers)
     call = Call("POST", "/chat/completions", content, headers)
     await deliver(_relayed(svc, who, target, call), Client(), connection, lambda head: _named(head, request))
 
@@ -57,7 +58,7 @@ async def relay(
 def _renamed(fields: Fields, target: Target) -> bytes:
     """The body with an alias replaced by the model's name at its upstream."""
     fields = {**fields, "model": msgspec.json.encode(target.model)}
-    return b"{" + b",".join(msgspec.json.encode(key) + b":" + value for key, value in fields.items()) + b"}"
+    return body.joined(fields)
 
 
 def _named(head: Head, request: Request) -> Head:
@@ -133,7 +134,9 @@ async def other(svc: Services, scope: AsgiScope, connection: Connection) -> None
         target = route(svc.config, _model_of(path, headers, raw))
         media = headers.get(b"content-type", b"")
         query = "?" + request.query.decode("latin-1") if request.query else ""
-        call = Call(request.method, f"/{path}{query}", raw, upstream_headers(who, target.upstream, headers, media))
+        call = Call(
+            request.method, f"/{path}{query}", raw, upstream_headers(who.credential, target.upstream, headers, media)
+        )
         await deliver(_relayed(svc, who, target, call), Client(), connection, lambda head: _named(head, request))
     except ProxyError as failure:
         connection.status, connection.outcome = failure.status, failure.code or failure.type
@@ -179,7 +182,7 @@ async def models(svc: Services, who: Scope, request: Request) -> list[dict[str, 
     failure: UpstreamError | None = None
     answered = False
     for upstream in svc.config.upstreams:
-        call = Call("GET", "/models", b"", upstream_headers(who, upstream, request.headers, b""))
+        call = Call("GET", "/models", b"", upstream_headers(who.credential, upstream, request.headers, b""))
         try:
             answer = await exchange(svc.upstreams[upstream.name], upstream, call, own_key=who.credential is None)
             try:

@@ -1,0 +1,147 @@
+"""The ASGI application: dispatch, what is refused before anything is read, the last handler, the drain."""
+
+import asyncio
+import contextlib
+import re
+import time
+import traceback
+import urllib.parse
+
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
+
+from proxy.edge import failures
+from proxy.edge.deliver import SWEEP_S, Connection, stopping
+from proxy.edge.http import ABORT
+from proxy.edge.openai import passthrough
+from proxy.edge.operation import CONNECTION, SLASH
+from proxy.edge.request import request_id
+from proxy.edge.routes import ALWAYS, HOT, Endpoint, routed
+from proxy.errors import MethodNotAllowed, ProxyError, TooManyRequests
+from proxy.services import Services
+
+SETTLE_S = 5.0
+"""How long a cancelled turn may take to close its upstream and tell its client."""
+
+EXPOSED = (
+    "X-Request-Id",
+    "X-Session-Id",
+    "X-Session-Uuid",
+    "X-Session-Turn",
+    "X-Session-Branch",
+    "X-Context-Tokens",
+    "X-Context-Dropped",
+    "X-Context-Strategy",
+    "X-Proxy-Overhead-Ms",
+)
+"""Response headers that a page of a listed origin may read."""
+
+
+class Edge:
+    """The ASGI application: hot paths first, then /v1, then the rest."""
+
+    def __init__(self, svc: Services, plain: Starlette) -> None:
+        self.svc = svc
+        self.plain = plain
+        self.sessions_api = routed(svc)
+        self.open: set[Connection] = set()
+        self.draining = False
+        self._idle = asyncio.Event()
+        self._sweeping = False
+        origins = svc.config.server.cors_origins
+        self._cors = CORSMiddleware(self._handle, origins, ("*",), ("*",), expose_headers=EXPOSED) if origins else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._cors or self._handle)(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in ALWAYS:
+            await self.plain(scope, receive, send)
+            return
+        endpoint, style = self._endpoint(scope)
+        refused = self._refusal(scope, endpoint)
+        if refused is not None:
+            await failures.respond(send, refused, {"x-request-id": request_id(dict(scope["headers"]))}, style)
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        connection = Connection(receive, send, self.svc.config, task, scope.get(ABORT), style, last=time.monotonic())
+        self.open.add(connection)
+        if not self._sweeping:
+            self._sweeping = True
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+        try:
+            await endpoint(self.svc, scope, connection)
+        except asyncio.CancelledError:
+            if not self.draining or connection.begun:
+                raise
+            task.uncancel()
+            await failures.respond(send, stopping(), {"x-request-id": request_id(dict(scope["headers"]))}, style)
+        except Exception as exc:  # noqa: BLE001 - the last handler: a defect of ours, told without its texts
+            self._defect(exc)
+            if connection.begun:
+                connection.cut()
+            else:
+                await failures.respond(send, unexpected(), {"x-request-id": request_id(dict(scope["headers"]))}, style)
+        finally:
+            self.open.discard(connection)
+            if self.draining and not self.open:
+                self._idle.set()
+
+    def _endpoint(self, scope: Scope) -> tuple[Endpoint, failures.Style]:
+        """What serves the path, and how its failures look."""
+        if scope["path"].startswith("/v1/"):
+            return HOT.get((scope["method"], scope["path"]), passthrough.other), failures.OPENAI
+        return self._sessions, failures.JULEP
+
+    async def _sessions(self, _svc: Services, scope: Scope, connection: Connection) -> None:
+        """The Sessions API. An escaped slash is part of a name, not of the path."""
+        raw = scope.get("raw_path") or scope["path"].encode()
+        path = urllib.parse.unquote(re.sub(rb"%2[fF]", SLASH.encode(), raw).decode("latin-1"))
+        path = path.removeprefix("/api") if path.startswith("/api/") else path
+        inner = {**scope, "path": path, "root_path": "", CONNECTION: connection}
+        await self.sessions_api(inner, connection.receive, connection.send)
+
+    def _defect(self, exc: Exception) -> None:
+        """One line for an exception that nobody expected: its type and where it came from, not what it says."""
+        frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(exc.__traceback__)]
+        self.svc.log("error", "defect", type=type(exc).__name__, frames=frames)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for connection in tuple(self.open):
+            connection.sweep(now)
+        self._sweeping = bool(self.open)
+        if self.open:
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    async def drain(self, seconds: float) -> None:
+        """Refuses new requests and waits for the running ones; after `seconds` they end with an error event."""
+        self.draining = True
+        if not self.open:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        running = [connection.task for connection in self.open]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=SETTLE_S)
+
+    def _refusal(self, scope: Scope, endpoint: Endpoint) -> ProxyError | None:
+        """What is refused before anything is read."""
+        if self.draining:
+            return stopping()
+        if len(self.open) >= self.svc.config.limits.concurrent_requests:
+            return TooManyRequests(
+                "too many requests are running; try again, or raise limits.concurrent_requests",
+                headers={"Retry-After": "1"},
+            )
+        if endpoint is passthrough.other and scope["path"] == "/v1/chat/completions":
+            return MethodNotAllowed("use POST for /v1/chat/completions", headers={"Allow": "POST"})
+        return None
+
+
+def unexpected() -> ProxyError:
+    return ProxyError("something unexpected went wrong in the proxy; nothing is promised to be stored", code="internal")

@@ -1,0 +1,158 @@
+"""A chat request of the Sessions API -> a Turn. What Julep writes otherwise than OpenAI is put into OpenAI's words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from proxy.edge import body
+from proxy.edge.body import Fields
+from proxy.edge.julep import chat_shapes as shapes
+from proxy.edge.julep.shapes import CreateTool
+from proxy.edge.openai.chat import INSTRUCTIONS
+from proxy.edge.operation import decoded
+from proxy.edge.request import Request
+from proxy.edge.retries import fingerprint, idempotency_key, is_retry
+from proxy.errors import BadRequest
+from proxy.profile import schema
+from proxy.resources import Tool
+from proxy.services import Services, Turn, epoch_ms
+from proxy.types import Options, Overflow, Scope
+from proxy.upstream.headers import upstream_headers
+from proxy.upstream.route import route
+
+OURS = (
+    "messages", "tools", "stream", "recall", "save", "remember", "recall_tools", "auto_run_tools", "agent", "agent_id",
+    "metadata", "settings", "token_budget", "context_overflow", "model", "connection_pool", "session", "session_id",
+)  # fmt: skip
+"""Body keys that do not reach the upstream as they are."""
+NULLS = ("name", "tool_call_id", "tool_calls")
+"""Keys of a message whose null means that they are not there; upstreams refuse some of them."""
+
+_encode = msgspec.json.encode
+
+
+def turn_of(svc: Services, who: Scope, request: Request, name: str, raw: bytes) -> Turn:
+    """Raises Invalid or BadRequest naming the field."""
+    given: shapes.Chat = decoded(raw or b"{}", shapes.Chat)
+    fields = body.fields(raw)
+    limits = svc.config.limits
+    said = [in_openai_words(*one) for one in body.messages(fields, limits.messages_per_request, limits.nesting)]
+    lead = next((n for n, (_, value) in enumerate(said) if value["role"] not in INSTRUCTIONS), len(said))
+    model = _model(given)
+    who = _with_own_key(svc, who, request)
+    target = route(svc.config, model)
+    return Turn(
+        scope=who,
+        name=name,
+        options=_options(given),
+        request_id=request.id,
+        fields=_fields(given, fields, model),
+        system=tuple(one for one, _ in said[:lead]) if lead else None,
+        messages=said[lead:],
+        model=model,
+        stream=given.stream,
+        wants_usage=given.stream,
+        reserve=given.max_tokens if isinstance(given.max_tokens, int) else svc.config.context.reserve_output_tokens,
+        headers=upstream_headers(who.credential, target.upstream, request.headers),
+        target=target,
+        key=idempotency_key(request.headers),
+        retried=is_retry(request.headers),
+        request=fingerprint(raw, request.headers),
+        now=epoch_ms(),
+        started=request.started,
+        client=request.headers,
+        sessions_api=True,
+    )
+
+
+def _model(given: shapes.Chat) -> str | None:
+    for settings in (given, given.settings):
+        if settings is not None and isinstance(settings.model, str) and settings.model:
+            return settings.model
+    return None
+
+
+def _with_own_key(svc: Services, who: Scope, request: Request) -> Scope:
+    """X-Custom-Api-Key goes upstream in place of the configured key."""
+    own = request.headers.get(b"x-custom-api-key", b"").strip()
+    if not own:
+        return who
+    if svc.config.auth.mode == "passthrough":
+        raise BadRequest(
+            "in passthrough mode your upstream key is the one in Authorization; leave X-Custom-Api-Key out",
+            param="X-Custom-Api-Key",
+        )
+    return Scope(who.tenant, who.role, who.name, own)
+
+
+def _options(given: shapes.Chat) -> Options:
+    overflow: Overflow | None = None
+    if given.context_overflow is None:
+        overflow = "null"
+    elif given.context_overflow is not UNSET:
+        overflow = given.context_overflow
+    agent = given.agent or given.agent_id
+    return Options(
+        mode="continue",
+        save=given.save,
+        token_budget=given.token_budget,
+        overflow=overflow,
+        agent=None if agent is None else str(agent),
+        recall=given.recall,
+        recall_tools=given.recall_tools,
+        metadata=given.metadata or {},
+    )
+
+
+def _fields(given: shapes.Chat, fields: Fields, model: str | None) -> Fields:
+    """The body for the upstream but for its messages: what the request sets, then what its `settings` set."""
+    out: Fields = {}
+    nested = body.fields(fields["settings"]) if given.settings is not None else {}
+    for key, value in {**nested, **fields}.items():
+        if key not in OURS and value != b"null":
+            out[key] = value
+    if model is not None:
+        out["model"] = _encode(model)
+    if given.stream:
+        out["stream"] = b"true"
+    if given.tools:
+        out["tools"] = _encode([_tool(tool, n) for n, tool in enumerate(given.tools)])
+    if isinstance(given.tool_choice, dict):
+        out["tool_choice"] = _encode({"type": "function", **given.tool_choice})
+    return out
+
+
+def _tool(tool: Mapping[str, Any], n: int) -> Any:
+    """A tool of a request: OpenAI's form goes as it is, Julep's becomes it."""
+    inner = tool.get("function")
+    if isinstance(inner, Mapping) and isinstance(inner.get("name"), str) and "name" not in tool:
+        return tool
+    try:
+        made = msgspec.convert(tool, CreateTool)
+    except msgspec.ValidationError as exc:
+        raise BadRequest(f"tools[{n}]: {exc}", param=f"tools[{n}]") from None
+    stored = Tool(0, "", made.name, 0, 0, _encode({key: value for key, value in tool.items() if key != "name"}))
+    return msgspec.Raw(schema(stored))
+
+
+def in_openai_words(raw: bytes, value: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """A message in OpenAI's form; one that is in it already keeps its bytes."""
+    changed = {key: item for key, item in value.items() if key not in NULLS or item is not None}
+    if isinstance(changed.get("content"), list):
+        changed["content"] = [_part(part) for part in changed["content"]]
+    return (raw, value) if changed == value else (_encode(changed), changed)
+
+
+def _part(part: Any) -> Any:
+    """Julep's texts, parts without a type and tool results as OpenAI's parts."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if part.get("type") == "tool_result":
+        texts = [inner.get("text") for inner in part.get("content") or () if isinstance(inner, Mapping)]
+        return {"type": "text", "text": "\n".join(text for text in texts if isinstance(text, str))}
+    if "type" not in part:
+        kind = "image_url" if "image_url" in part else "text"
+        return {"type": kind, **part}
+    return part

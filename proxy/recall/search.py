@@ -1,0 +1,59 @@
+"""The documents of some owners that fit a text, best first.
+
+The score is BM25 (Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009) with each word counted once
+a chunk, and with how rare a word is taken from the owners' own documents: what other tenants store changes nothing.
+"""
+
+import math
+from collections.abc import Sequence
+
+from proxy.recall import query
+from proxy.resources import Hit, Owner
+from proxy.store import docs
+from proxy.store.database import Database
+from proxy.store.facets import Facet
+from proxy.types import Scope
+
+SATURATION = 1.2
+LENGTH = 0.75
+"""BM25's k1 and b, at their usual values."""
+CONSIDERED = 200
+"""Chunks whose metadata is looked at, the best ones."""
+
+
+async def text(
+    db: Database, scope: Scope, owners: Sequence[Owner], said: str, limit: int, where: Sequence[Facet] = ()
+) -> list[Hit]:
+    """At most `limit` pieces of the owners' documents that have the metadata `where` and share a word with `said`."""
+    wanted = query.words(said)
+    if not wanted or not owners:
+        return []
+    size = await docs.size(db, scope, owners)
+    found = [await docs.holding(db, scope, owners, word) for word in wanted] if size else []
+    scores = scored(found, size)
+    best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+    hits: list[Hit] = []
+    for at in range(0, len(best), CONSIDERED):
+        hits += await docs.hits(db, scope, owners, best[at : at + CONSIDERED], where)
+        if len(hits) >= limit:
+            break
+    return hits[:limit]
+
+
+def scored(found: Sequence[Sequence[tuple[int, int]]], size: int) -> dict[int, float]:
+    """The score of each chunk. `found`: for each word the chunks that hold it with their length in words; `size`: how
+    many chunks there are."""
+    lengths = {chunk: length for chunks in found for chunk, length in chunks}
+    mean = sum(lengths.values()) / len(lengths) if lengths else 1.0
+    scores: dict[int, float] = dict.fromkeys(lengths, 0.0)
+    for chunks in found:
+        rarity = math.log(1 + (max(size, len(chunks)) - len(chunks) + 0.5) / (len(chunks) + 0.5))
+        for chunk, length in chunks:
+            norm = SATURATION * (1 - LENGTH + LENGTH * length / max(mean, 1.0))
+            scores[chunk] += rarity * (SATURATION + 1) / (1 + norm)
+    return scores
+
+
+def distance(score: float) -> float:
+    """The score as Julep's field of that name: 0 would be a perfect fit, 1 none."""
+    return round(1 / (1 + score), 6)

@@ -1,0 +1,1 @@
+"""System templates: Jinja from tenants, rendered in a child process with hard limits."""

@@ -1,0 +1,5 @@
+"""The store of tests/store."""
+
+from tests.store.conftest import db
+
+__all__ = ["db"]

@@ -1,0 +1,96 @@
+"""Agents, users, sessions, documents and tools for the tests of this package."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from proxy.resources import Doc, Member, MemberKind, Owner, SessionFields, Settings, Tool
+from proxy.store import docs, facets, members, settings, tools
+from proxy.store.database import Database
+from proxy.types import Scope
+from tests.store.saying import ME
+
+JOINING = settings.Joining()
+
+
+def body(**fields: Any) -> members.Change:
+    """A change that sets the whole body."""
+    made = msgspec.json.encode(fields)
+    return lambda _: (made, facets.of_metadata(fields.get("metadata", {})))
+
+
+async def member(
+    db: Database, uuid: str, kind: MemberKind = "agent", *, scope: Scope = ME, now: int = 1, **fields: Any
+) -> Member:
+    return await members.put(db, scope, kind, uuid, body(**fields), now)
+
+
+def new(uuid: str, now: int = 1, name: str | None = None, **fields: Any) -> Settings:
+    return Settings(0, uuid, name, None, None, now, now, SessionFields(**fields))
+
+
+async def session(
+    db: Database, uuid: str, *, scope: Scope = ME, now: int = 1, joining: settings.Joining = JOINING, **fields: Any
+) -> Settings:
+    return await settings.create(db, scope, new(uuid, now, **fields), joining)
+
+
+def owner(thing: Member | Settings) -> Owner:
+    return Owner(thing.kind if isinstance(thing, Member) else "session", thing.id, thing.uuid)
+
+
+async def doc(
+    db: Database,
+    of: Owner,
+    *texts: str,
+    uuid: str = "",
+    title: str = "",
+    scope: Scope = ME,
+    now: int = 1,
+    **metadata: Any,
+) -> Doc:
+    """A document of one chunk a text."""
+    name = uuid or f"doc {of.kind} {of.id} {title} {texts}"[:200]
+    made = Doc(0, name, now, title, msgspec.json.encode(metadata), json.dumps(texts).encode())
+    return await docs.create(db, scope, of, made, [(text, len(f"{title} {text}".split())) for text in texts])
+
+
+def tool(name: str, uuid: str = "", now: int = 1, body: bytes = b"{}") -> Tool:
+    return Tool(0, uuid or f"tool {name}", name, now, now, body)
+
+
+async def give(db: Database, of: Owner, name: str, *, scope: Scope = ME) -> Tool:
+    return await tools.create(db, scope, of, tool(name, f"{of.kind} {of.id} {name}"))
+
+
+TABLES = (
+    "branches", "chunks", "docs", "entries", "facets", "instructions", "keys", "members", "participants", "replays",
+    "sessions", "settings", "tenants", "tools", "turns",
+)  # fmt: skip
+
+
+async def everything(db: Database) -> dict[str, list[Any]]:
+    """All rows of all tables; of the index of words the numbers of its chunks."""
+    tables = await db.all(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'words%'"
+    )
+    assert {name for (name,) in tables} == set(TABLES)
+    found = {name: await db.all(f"SELECT * FROM {name}") for name in TABLES}  # noqa: S608 - names from above
+    return {name: sorted(rows, key=repr) for name, rows in found.items()} | {
+        "words": await db.all("SELECT rowid FROM words")
+    }
+
+
+def uuids(found: Sequence[Any]) -> list[str]:
+    return [one.uuid for one in found]
+
+
+def fails(exc: Exception) -> Callable[[Any], Any]:
+    """A change that cannot be made."""
+
+    def change(_: Any) -> Any:
+        raise exc
+
+    return change

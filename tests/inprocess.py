@@ -154,6 +154,9 @@ class Stage:
             raise Unavailable("the disk is full", code="storage_unavailable")
         return await self.db.transaction(work)
 
+    async def apart(self, work: Callable[[Tx], T]) -> T:
+        return await self.db.apart(work)
+
     async def ready(self) -> None:
         await self.db.ready()
 

@@ -57,6 +57,7 @@ TESTED_ELSEWHERE = {
     "cli/settings.py": "tests/cli/test_main.py",
     "context/__init__.py": "nothing in it",
     "store/database.py": "a protocol: tests/store is its suite",
+    "store/disk.py": "tests/store/test_durability.py",
     "store/turns.py": "tests/store/test_turns.py",
     "telemetry/log.py": "tests/edge and tests/acceptance",
     "upstream/protocol.py": "a protocol: tests/upstream/test_client.py",

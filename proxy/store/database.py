@@ -29,6 +29,10 @@ class Database(Protocol):
         """
         ...
 
+    async def apart(self, work: Callable[[Tx], T]) -> T:
+        """As `transaction`, for work whose size nothing bounds: it holds up other writers, but not the event loop."""
+        ...
+
     async def ready(self) -> None:
         """Raises Unavailable when the store does not answer."""
         ...

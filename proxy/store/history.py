@@ -45,7 +45,7 @@ async def read(db: Database, scope: Scope, session: int, line: Sequence[Segment]
 async def clear(db: Database, scope: Scope, session: int, now: int) -> bool:
     """Removes all messages, branches, ledgers and stored answers; the session and its settings stay, and turn numbers
     go on. False when the tenant has no such session."""
-    return await db.transaction(lambda tx: _clear(tx, scope, session, now))
+    return await db.apart(lambda tx: _clear(tx, scope, session, now))
 
 
 def _clear(tx: Tx, scope: Scope, session: int, now: int) -> bool:

@@ -104,7 +104,7 @@ async def taking_part(db: Database, scope: Scope, session: int) -> list[Member]:
 
 async def delete(db: Database, scope: Scope, kind: MemberKind, uuid: str) -> None:
     """With its documents and tools; the sessions it took part in stay. Raises NotFound."""
-    rows = await db.transaction(
+    rows = await db.apart(
         lambda tx: tx.all(
             "DELETE FROM members WHERE tenant = ? AND kind = ? AND uuid = ? RETURNING id", (scope.tenant, kind, uuid)
         )

@@ -81,4 +81,4 @@ async def delete(db: Database, scope: Scope, session: int) -> bool:
     def work(tx: Any) -> bool:
         return bool(tx.all("DELETE FROM sessions WHERE tenant = ? AND id = ? RETURNING id", (scope.tenant, session)))
 
-    return await db.transaction(work)
+    return await db.apart(work)

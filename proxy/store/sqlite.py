@@ -15,8 +15,6 @@ import contextlib
 import fcntl
 import importlib.resources
 import os
-import queue
-import threading
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar
@@ -25,16 +23,12 @@ import apsw
 
 from proxy.errors import BadConfig, ProxyError, StoredUnsynced, Unavailable
 from proxy.store.database import Row, Tx, Value
+from proxy.store.disk import CHECKPOINT_PAGES, Disk, connected
 
 T = TypeVar("T")
 
 GROUP = 64
 """Jobs in one commit at the most: bounds how long the event loop is busy with it."""
-CHECKPOINT_PAGES = 4000
-"""How far the WAL grows (16 MB) before its pages go to the database file; pages of hot sessions then go there once."""
-CROWDED_PAGES = 4 * CHECKPOINT_PAGES
-"""A WAL this long (64 MB) is checkpointed before anything more is written: under a load without a gap it would else
-never start over."""
 BUSY_S = 5.0
 """How long a commit waits for another process that writes."""
 BUSY_STEP_S = 0.005
@@ -48,7 +42,8 @@ class Sqlite:
 
     def __init__(self, path: str, sync: Callable[[int], None] | None, lock: int | None) -> None:
         self._lock = lock
-        self._connection = _connect(path)
+        self._path = path
+        self._connection = connected(path)
         self._tx = _Writing(self._connection)
         self._connection.set_wal_hook(self._wal_grew)
         self._pages = self._checkpointed = 0
@@ -57,11 +52,30 @@ class Sqlite:
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._disk = _Disk(path, sync, owner=lock is not None)
+        self._disk = Disk(path, sync, owner=lock is not None)
 
     async def all(self, sql: LiteralString, args: Sequence[Value] = ()) -> list[Row]:
         try:
             return self._connection.execute(sql, args).fetchall()
+        except apsw.Error as exc:
+            raise _unavailable(exc) from exc
+
+    async def apart(self, work: Callable[[Tx], T]) -> T:
+        result: list[T] = []
+        await asyncio.to_thread(lambda: result.append(self._written(work)))
+        await self.transaction(lambda tx: None)  # its sync covers what was written before it
+        return result[0]
+
+    def _written(self, work: Callable[[Tx], Any]) -> Any:
+        """One transaction on a connection of its own; those of the loop's connection wait for its end meanwhile."""
+        try:
+            with contextlib.closing(connected(self._path)) as connection:
+                connection.set_busy_timeout(int(BUSY_S * 1000))
+                connection.execute("BEGIN IMMEDIATE")
+                with connection:
+                    result = work(_Writing(connection))
+                connection.execute("COMMIT")
+                return result
         except apsw.Error as exc:
             raise _unavailable(exc) from exc
 
@@ -157,84 +171,6 @@ class Sqlite:
     def _rollback(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-
-
-class _Disk:
-    """The thread that waits for the disk: syncs the WAL after a commit, and checkpoints when it has grown."""
-
-    def __init__(self, path: str, sync: Callable[[int], None] | None, owner: bool) -> None:
-        self._wal = os.open(path + "-wal", os.O_RDWR | os.O_CREAT, 0o644)
-        _sync_folder(Path(path).parent)  # the names of new files last only once their folder is on the disk
-        self._connection = _connect(path) if owner else None
-        self._sync = sync
-        self._unsure = False
-        self._asked: queue.SimpleQueue[tuple[int, Callable[[OSError | None], None]] | None] = queue.SimpleQueue()
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._work, name="store-disk", daemon=True)
-        self._thread.start()
-
-    def sync(self, pages: int, done: Callable[[OSError | None], None]) -> None:
-        """Calls `done` in the loop once the WAL is on the disk (at once where commits need not wait for it). `pages`:
-        the length of a WAL that is to be checkpointed, 0 for none."""
-        if self._sync is not None or pages:
-            self._asked.put((pages, done))
-        else:
-            done(None)
-
-    def close(self) -> None:
-        self._asked.put(None)
-        self._thread.join()
-        os.close(self._wal)
-        if self._connection is not None:
-            self._connection.close()
-
-    def _work(self) -> None:
-        while (asked := self._asked.get()) is not None:
-            pages, done = asked
-            error = self._synced()
-            if pages >= CROWDED_PAGES:
-                self._checkpoint()
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(done, error)
-            if 0 < pages < CROWDED_PAGES:
-                self._checkpoint()
-
-    def _synced(self) -> OSError | None:
-        """Brings the WAL to the disk. After a failure a sync proves nothing about what came before it: the kernel tells
-        an error once. Then only a checkpoint that moves all pages to the database file, synced, makes good again."""
-        try:
-            if self._unsure:
-                self._recover()
-                self._unsure = False
-            if self._sync is not None:
-                self._sync(self._wal)
-        except OSError as exc:
-            self._unsure = True
-            return exc
-        return None
-
-    def _recover(self) -> None:
-        if self._connection is None:
-            return
-        try:
-            in_wal, moved = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
-        except apsw.Error as exc:
-            raise OSError("the checkpoint failed") from exc
-        if moved < in_wal:
-            raise OSError("the checkpoint is not complete")
-
-    def _checkpoint(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(apsw.Error):  # a reader is in the way, or the disk is full: the next one tries
-                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class _Writing:
@@ -345,17 +281,6 @@ def owned(path: Path) -> int:
     return handle
 
 
-def _connect(path: str) -> apsw.Connection:
-    """A connection that never checkpoints by itself and syncs the WAL only then; _Disk does it for the commits."""
-    connection = apsw.Connection(path)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA cache_size = -8000")
-    connection.wal_autocheckpoint(0)
-    return connection
-
-
 def migrations() -> list[tuple[int, str]]:
     """The schema's steps, oldest first: (version, SQL)."""
     folder = importlib.resources.files("proxy.store") / "migrations" / "sqlite"
@@ -365,7 +290,7 @@ def migrations() -> list[tuple[int, str]]:
 
 def _behind(path: Path) -> bool:
     """Whether the file's schema is older than this version's."""
-    connection = _connect(str(path))
+    connection = connected(str(path))
     try:
         return connection.pragma("user_version") < migrations()[-1][0]
     finally:
@@ -375,7 +300,7 @@ def _behind(path: Path) -> bool:
 def migrate(path: Path) -> int:
     """Applies the missing steps in one transaction and returns the schema's version. Refuses a newer schema."""
     steps = migrations()
-    connection = _connect(str(path))
+    connection = connected(str(path))
     try:
         have = connection.pragma("user_version")
         if have > steps[-1][0]:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from proxy.errors import Unavailable
-from proxy.store import sqlite
+from proxy.store import disk, sqlite
 from proxy.store.database import Tx
 
 pytestmark = pytest.mark.anyio
@@ -88,5 +88,5 @@ async def test_the_wal_starts_over_under_a_load_without_a_gap(tmp_path: Path) ->
     for _ in range(40):
         await asyncio.gather(*[db.transaction(large) for _ in range(30)])
     size = (tmp_path / "s.db-wal").stat().st_size
-    assert size < sqlite.CROWDED_PAGES * 4120 + (16 << 20)
+    assert size < disk.CROWDED_PAGES * 4120 + (16 << 20)
     await db.close()

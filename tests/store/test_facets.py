@@ -230,6 +230,11 @@ async def test_a_long_list_is_walked_to_its_end_along_facets_that_are_all_common
         for limit in (1, 2, 100):
             assert await listed(db, A, B, limit=limit, offset=offset) == found[offset : offset + limit]
     assert await listed(db, EVERY, A, B, direction="asc", sort_by="updated_at") == sorted(both)
+    oldest = list(range(1, size + 1))
+    for sort_by in ("created_at", "updated_at"):
+        for direction, whole in (("asc", oldest), ("desc", oldest[::-1])):
+            assert await listed(db, EVERY, limit=size, sort_by=sort_by, direction=direction) == whole
+            assert await listed(db, EVERY, limit=2**62, offset=7, sort_by=sort_by, direction=direction) == whole[7:]
     assert await listed(db, EVERY, offset=2 * STEP + 5, limit=3) == [size - 2 * STEP - 5 - n for n in range(3)]
 
 

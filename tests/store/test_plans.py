@@ -43,6 +43,9 @@ class Heard:
     async def transaction(self, work: Callable[[Tx], T]) -> T:
         return await self.db.transaction(lambda tx: work(HeardTx(tx, self)))
 
+    async def apart(self, work: Callable[[Tx], T]) -> T:
+        return await self.db.apart(lambda tx: work(HeardTx(tx, self)))
+
     async def ready(self) -> None:
         await self.db.ready()
 

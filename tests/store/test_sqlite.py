@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import anyio
 import apsw
 import pytest
 
-from proxy.errors import BadConfig, Unavailable
+from proxy.errors import BadConfig, NotFound, Unavailable
 from proxy.store import sqlite
 from proxy.store.database import Database, Tx
 from proxy.store.sqlite import GROUP, Sqlite
@@ -281,6 +282,40 @@ async def test_a_full_database_is_unavailable_goes_on_reading_and_recovers(tmp_p
         await db.transaction(lambda tx: tx.all("PRAGMA max_page_count = 1000000"))
         assert await db.transaction(adds(10, 9000)) == 10
         assert await numbers(db) == [0, 10]
+
+
+async def test_long_work_holds_up_no_reader_and_no_loop(tmp_path: Path) -> None:
+    async with opened(tmp_path) as db:
+        await db.transaction(adds(0))
+        inside, go_on = threading.Event(), threading.Event()
+
+        def work(tx: Tx) -> int:
+            tx.all("DELETE FROM numbers")
+            inside.set()
+            assert go_on.wait(10)
+            return 7
+
+        apart = asyncio.ensure_future(db.apart(work))
+        await asyncio.to_thread(inside.wait, 10)
+        assert await numbers(db) == [0]
+        writing = asyncio.ensure_future(db.transaction(adds(1)))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert (await apart, await writing) == (7, 1)
+        assert await numbers(db) == [1]
+
+
+async def test_long_work_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path) as db:
+        await db.transaction(adds(0))
+
+        def work(tx: Tx) -> None:
+            tx.all("DELETE FROM numbers")
+            raise NotFound("no")
+
+        with pytest.raises(NotFound):
+            await db.apart(work)
+        assert await numbers(db) == [0]
 
 
 FULL = """

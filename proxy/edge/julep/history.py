@@ -15,7 +15,7 @@ from proxy.edge.operation import Ask
 from proxy.recollect import line_of
 from proxy.services import Services, epoch_ms
 from proxy.store import history, sessions
-from proxy.store.entries import Segment
+from proxy.store.entries import PAGE, Segment
 from proxy.store.history import Told
 from proxy.store.settings import missing
 from proxy.types import Scope
@@ -52,7 +52,12 @@ async def _told(svc: Services, who: Scope, session: int, line: Sequence[Segment]
         end = last if query.limit is None else min(last, query.offset + query.limit)
         return await _span(svc, who, session, line, query.offset + 1, end)
     before = taken(query.before)
-    older = [one for one in await _span(svc, who, session, line, 1, last) if one.at < before]
+    older: list[Told] = []
+    wanted = None if query.limit is None else query.offset + query.limit
+    while last and (wanted is None or len(older) < wanted):  # from the newest back, until there are enough
+        first = max(1, last - PAGE + 1)
+        older = [one for one in await _span(svc, who, session, line, first, last) if one.at < before] + older
+        last = first - 1
     end = max(0, len(older) - query.offset)
     return older[0 if query.limit is None else max(0, end - query.limit) : end]
 

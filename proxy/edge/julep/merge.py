@@ -9,7 +9,12 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET
 
+from proxy.errors import TooLarge
+
 T = TypeVar("T", bound=msgspec.Struct)
+
+LARGEST = 128 << 10
+"""Bytes of the settings of one agent, user or session."""
 
 
 def given(change: msgspec.Struct) -> dict[str, Any]:
@@ -30,10 +35,19 @@ def patched(old: T, changes: Mapping[str, Any]) -> T:
         if name in changes:
             before, after = getattr(old, name), as_json(changes[name])
             merged[name] = {**before, **after} if isinstance(before, dict) and isinstance(after, dict) else after
-    return msgspec.structs.replace(old, **merged)
+    return _bounded(msgspec.structs.replace(old, **merged))
 
 
 def replaced(fresh: T, changes: Mapping[str, Any]) -> T:
     """The defaults with what is given in their place."""
     names = set(fresh.__struct_fields__)
-    return msgspec.structs.replace(fresh, **{name: as_json(value) for name, value in changes.items() if name in names})
+    values = {name: as_json(value) for name, value in changes.items() if name in names}
+    return _bounded(msgspec.structs.replace(fresh, **values))
+
+
+def _bounded(fields: T) -> T:
+    """What is stored of a thing is read with each list that shows it. Raises TooLarge."""
+    size = len(msgspec.json.encode(fields))
+    if size > LARGEST:
+        raise TooLarge(f"this needs {size:,} bytes of JSON, the limit is {LARGEST:,}; keep large texts in documents")
+    return fields

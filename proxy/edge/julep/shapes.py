@@ -14,7 +14,10 @@ When = Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
 """A time as clients give it: one without a zone is UTC."""
 Limit = Annotated[int, Meta(ge=1, le=100, description="How many items at the most.")]
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1, description="How many items to skip.")]
-Filter = Annotated[Json, Meta(description="Values that the metadata must have: metadata_filter.<path>=<value>.")]
+FILTERING = (
+    "Values that the metadata must have: a JSON object, or `metadata_filter.<path>=<value>` any number of times."
+)
+Filter = Annotated[Json, Meta(description=FILTERING)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Long = Annotated[str, Meta(max_length=16_000)]
 Canonical = Annotated[str, Meta(pattern="^[a-zA-Z][a-zA-Z0-9_]*$", max_length=255)]
@@ -231,15 +234,18 @@ class ChangeSession(Plain, kw_only=True, frozen=True):
     metadata: Json | UnsetType | None = UNSET
 
 
+Several = Annotated[list[UUID], Meta(max_length=100)]
+
+
 class CreateSession(ChangeSession, kw_only=True, frozen=True):
     """A new session: with one agent or several, and any number of users."""
 
     agent: UUID | None = None
     agent_id: UUID | None = None
-    agents: list[UUID] | None = None
+    agents: Several | None = None
     user: UUID | None = None
     user_id: UUID | None = None
-    users: list[UUID] | None = None
+    users: Several | None = None
     name: SessionName | None = None
 
 

@@ -66,7 +66,7 @@ async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
     tools_tokens = await _tools(turn, count)
     new_tokens = sum([message.tokens for message in new]) + tokens.REPLY
     room = None if limits.budget is None else limits.budget - instructions.tokens - tools_tokens - new_tokens
-    dressing = await _dressing(svc, turn, found, room, count)
+    dressing = await _dressing(svc, turn, found, _spare(room, limits, found), count)
     intro, recalled = dressing.introduction, dressing.recalled
     if room is not None:
         room -= intro.tokens + recalled.tokens
@@ -88,6 +88,13 @@ async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
     plan = assemble(material, limits, count)
     body = splice(turn, plan.messages)
     return Composed(body, plan, new, instructions, cut_key, past.before_tokens, recalled.hits)
+
+
+def _spare(room: int | None, limits: Limits, found: Found) -> int | None:
+    """What documents may share: all that history may have, or what a strategy that leaves nothing out of it leaves."""
+    if room is None or limits.strategy != "null" or found.branch is None:
+        return room
+    return room - (found.branch.total if found.fork_at is None else found.fork_total)
 
 
 async def _dressing(svc: Services, turn: Turn, found: Found, room: int | None, count: Count) -> Dressing:

@@ -51,7 +51,7 @@ def test_an_agents_settings_fill_what_is_absent() -> None:
     ("fields", "reserve"),
     [({}, 50), ({"max_tokens": 9}, 1024), ({"max_completion_tokens": 9}, 1024)],
 )
-def test_the_agents_limit_of_the_answer_gives_way_to_any_of_the_requests(fields: dict[str, int], reserve: int) -> None:
+def test_the_agents_limit_of_the_answer_gives_way_to_any_of_the_requests(fields: dict[str, Any], reserve: int) -> None:
     result = filled(CONFIG, turn(**fields), profile(default_settings={"max_tokens": 50}))
     assert result.reserve == reserve
     assert ("max_tokens" in result.fields) == (fields.get("max_completion_tokens") is None)

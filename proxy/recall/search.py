@@ -4,6 +4,7 @@ The score is BM25 (Robertson and Zaragoza, "The Probabilistic Relevance Framewor
 a chunk, and with how rare a word is taken from the owners' own documents: what other tenants store changes nothing.
 """
 
+import asyncio
 import math
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ from proxy.types import Scope
 SATURATION = 1.2
 LENGTH = 0.75
 """BM25's k1 and b, at their usual values."""
+BUSY = 200
+"""Hits of one word after which others get their turn in the event loop."""
 CONSIDERED = 200
 """Chunks whose metadata is looked at, the best ones."""
 
@@ -29,7 +32,11 @@ async def text(
     if not wanted or not owners:
         return []
     size = await docs.size(db, scope, owners)
-    found = [await docs.holding(db, scope, owners, word) for word in wanted] if size else []
+    found = []
+    for word in wanted if size else ():
+        found.append(await docs.holding(db, scope, owners, word))
+        if len(found[-1]) > BUSY:
+            await asyncio.sleep(0)
     scores = scored(found, size)
     best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
     hits: list[Hit] = []

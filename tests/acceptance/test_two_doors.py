@@ -178,6 +178,18 @@ async def test_recalled_documents_keep_to_their_share_of_the_budget(tmp_path: Pa
         assert everything == shown["ledger"]["total"] <= 300
 
 
+async def test_documents_give_way_to_a_history_that_may_not_be_cut(tmp_path: Path) -> None:
+    async with doors(tmp_path) as d:
+        agent = await d.agent()
+        doc = {"title": "Tea", "content": "Tea is dried leaves. " * 20}
+        await d.api("POST", f"/agents/{agent['id']}/docs", doc, 201)
+        session = await d.session(agent=agent["id"], token_budget=350, context_overflow=None)
+        await d.chat(session["id"], "word " * 60)
+        answer = await d.chat(session["id"], "Which tea?")
+        assert answer["docs"] == []
+        assert len(d.texts) == 4
+
+
 async def test_what_is_rendered_is_what_is_sent(tmp_path: Path) -> None:
     async with doors(tmp_path) as d:
         agent = await d.agent(default_settings={"top_p": 0.5})

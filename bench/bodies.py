@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CLAUSES = (
@@ -20,8 +21,9 @@ MIXED = {1: "stateless", 4: "stream", 7: "leave", 9: "stateless", 14: "stream", 
 class Job:
     """What the load generator does: every connection sends `each` requests, one after the other.
 
-    `kind` is stateless, turn, fill (`messages` at once), stream, leave or mix. `session` is the head of the session
-    names: each connection has its own session, in a mix each request picks one of `sessions`.
+    `kind` is stateless, turn, fill (`messages` at once), stream, leave, mix, get or create. `session` is the head of
+    the session names: each connection has its own session, in a mix each request picks one of `sessions`. A get asks
+    for the next of `paths`; a create makes a session of the Sessions API, the next of `paths` being its body.
     """
 
     port: int
@@ -35,6 +37,7 @@ class Job:
     sessions: int = 1
     chunks: int = 0
     stagger_ms: float = 0.0
+    paths: Sequence[str] = ()
     limit_s: float = 120.0
 
 
@@ -56,6 +59,9 @@ def text(session: str, number: int) -> str:
 def ask(job: Job, connection: int, turn: int) -> Ask:
     """The `turn`-th request of a connection."""
     kind = job.kind
+    if kind in ("get", "create"):
+        given = job.paths[(job.first + turn * job.connections + connection) % len(job.paths)]
+        return Ask(_get(job, given) if kind == "get" else _request(job, "POST /sessions", given.encode()))
     name = f"{job.session}-{connection}"
     if kind == "mix":
         serial = job.first + turn * job.connections + connection
@@ -93,13 +99,21 @@ def _post(job: Job, messages: list[dict[str, str]], head: str = "", stream: bool
     value: dict[str, object] = {"model": job.model, "messages": messages, "temperature": 0.7}
     if stream:
         value["stream"] = True
-    body = json.dumps(value).encode()
+    return _request(job, "POST /v1/chat/completions", json.dumps(value).encode(), head)
+
+
+def _request(job: Job, line: str, body: bytes, head: str = "") -> bytes:
     lines = (
-        "POST /v1/chat/completions HTTP/1.1\r\n"
+        f"{line} HTTP/1.1\r\n"
         f"Host: 127.0.0.1:{job.port}\r\nAuthorization: Bearer sk-bench\r\nContent-Type: application/json\r\n"
         f"User-Agent: bench\r\n{head}Content-Length: {len(body)}\r\n\r\n"
     )
     return lines.encode() + body
+
+
+def _get(job: Job, path: str) -> bytes:
+    lines = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{job.port}\r\nAuthorization: Bearer sk-bench\r\n"
+    return f"{lines}User-Agent: bench\r\n\r\n".encode()
 
 
 def _message(role: str, content: str) -> dict[str, str]:

@@ -4,10 +4,13 @@ import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from bench import servers
 from bench.bodies import Job
 from bench.servers import Load, Measured, Server
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,6 @@ class Lab:
         return self.load.run(job, server)
 
 
-def alternating(compared: Sequence[Server], number: int) -> Sequence[Server]:
+def alternating(compared: Sequence[T], number: int) -> Sequence[T]:
     """The order of round `number`: every second one is reversed, so that nobody always comes first."""
     return compared if number % 2 == 0 else compared[::-1]

@@ -1,6 +1,7 @@
 """The load generator: one process, keep-alive connections in a closed loop, a job per line in, a result per line out.
 
-An answer that is not 200, is cut short or comes too late is an error; errors are counted and the first few shown.
+An answer that is not 200 or 201, is cut short or comes too late is an error; errors are counted and the first few
+shown.
 """
 
 import asyncio
@@ -105,7 +106,7 @@ class Client(asyncio.Protocol):
         if not whole:
             return None if self.ask.leaves and self.first else "connection lost before the answer was whole"
         status = self.parser.get_status_code()
-        if status != 200:
+        if status not in (200, 201):
             return f"{status}: {self.tail[:300].decode(errors='replace')}"
         if not self.ask.events:
             return None if self.tail.rstrip().endswith(b"}") else "answer is not a JSON object"

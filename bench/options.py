@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-NAMES = ("stateless", "turn", "history", "stream", "start", "soak")
+NAMES = ("stateless", "turn", "history", "stream", "start", "api", "soak")
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from bench.cases.api import api
 from bench.cases.history import history
 from bench.cases.soak import soak
 from bench.cases.start import start
@@ -17,5 +18,6 @@ CASES: dict[str, Callable[[Lab], list[Row]]] = {
     "history": history,
     "stream": stream,
     "start": start,
+    "api": api,
     "soak": soak,
 }

@@ -27,7 +27,7 @@ def every(text: str) -> list[str]:
 
 def words(text: str) -> list[str]:
     """The different words that carry meaning, lower case, at most 32: the last ones."""
-    found = dict.fromkeys(word for word in _WORD.findall(text.casefold()) if word not in STOP and len(word) <= 100)
+    found = dict.fromkeys(word for word in _WORD.findall(text.lower()) if word not in STOP and len(word) <= 100)
     return list(found)[-MOST:]
 
 

@@ -38,7 +38,7 @@ async def introduced(svc: Services, turn: Turn, profile: Profile, hits: Sequence
     elif not any(mark in template for mark in MARKS):
         text, shows = template, False
     else:
-        rendered = await svc.templates.render(template, variables(turn, profile, hits))
+        rendered = await svc.templates.render(template, variables(turn, profile, hits), who=_who(turn))
         text, shows = rendered.text, "docs" in rendered.names
     if not text.strip():
         return Introduction()
@@ -66,8 +66,12 @@ async def _message(svc: Services, turn: Turn, profile: Profile, raw: bytes) -> b
     content = value.get("content")
     if not isinstance(content, str) or not any(mark in content for mark in MARKS):
         return raw
-    result = await svc.templates.render(content, variables(turn, profile, ()), "messages")
+    result = await svc.templates.render(content, variables(turn, profile, ()), "messages", _who(turn))
     return _encode({**value, "content": result.text})
+
+
+def _who(turn: Turn) -> tuple[int, str]:
+    return turn.scope.tenant, turn.name
 
 
 def variables(turn: Turn, profile: Profile, hits: Sequence[Hit]) -> bytes:

@@ -21,8 +21,10 @@ _encode = msgspec.json.encode
 
 
 async def dress(svc: Services, turn: Turn, found: sessions.Found | None) -> Turn:
-    """The turn with what its session and the session's active agent bring along. Raises BadRequest for an agent that
-    takes no part in the session, and when nothing names a model."""
+    """The turn with what its session and the session's active agent bring along. Raises NotFound for a session that
+    the Sessions API does not know, BadRequest for an agent that takes no part in it, and when nothing names a model."""
+    if found is None and turn.sessions_api:
+        raise settings.missing()
     profile = None
     if found is not None and found[0].dressed and turn.options.mode != "observe":
         profile = await load(svc, turn.scope, found[0], turn.options.agent)

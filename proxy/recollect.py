@@ -14,7 +14,6 @@ from proxy.errors import BadRequest, NotFound, Unprocessable
 from proxy.reconcile import EVIDENCE, Path, Said, content_of, digest, reconcile
 from proxy.services import Services, Turn
 from proxy.store import entries, keys, sessions, turns
-from proxy.store.settings import missing
 from proxy.types import ROOT_BRANCH, Branch, Entry, Instructions, Line, Scope, Sent, Session
 
 RETRY_MS = 10 * 60 * 1000
@@ -85,8 +84,6 @@ async def answered(svc: Services, turn: Turn, session: Session, key: Line) -> tu
 async def find(svc: Services, turn: Turn, found: sessions.Found | None) -> Found:
     """Where the turn continues. Raises NotFound for an unknown session when sessions are not made on use."""
     if found is None:
-        if turn.sessions_api:
-            raise missing()
         if not svc.config.sessions.auto_create:
             raise NotFound("there is no such session, and sessions.auto_create is off", code="session_not_found")
         return Found(None, None, _read(turn, ()), 0, None, 0, (), Instructions())

@@ -110,7 +110,7 @@ class ScriptedUpstream:
     """What a test sees of the server. `gate.release()` lets a `gated` step write its next chunk."""
 
     def __init__(self, script: Step | Sequence[Step], models: Sequence[Mapping[str, Any]]) -> None:
-        self.models = list(models)
+        self.lists = status(200, json={"object": "list", "data": list(models)})
         self.url = ""
         self.play(script)
         self.in_flight = 0
@@ -190,7 +190,7 @@ class ScriptedUpstream:
 
     def _next(self, request: Recorded) -> Step:
         if request.method == "GET" and request.path.endswith("/models"):
-            return status(200, json={"object": "list", "data": self.models})
+            return self.lists
         self._step = next(self._steps, self._step)
         assert self._step is not None, "the script is empty"
         return self._step

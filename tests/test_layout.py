@@ -58,6 +58,7 @@ TESTED_ELSEWHERE = {
     "context/__init__.py": "nothing in it",
     "store/database.py": "a protocol: tests/store is its suite",
     "store/disk.py": "tests/store/test_durability.py",
+    "store/owners.py": "tests/store/test_docs.py and tests/store/test_tools.py, by what is added to an owner",
     "store/turns.py": "tests/store/test_turns.py",
     "telemetry/log.py": "tests/edge and tests/acceptance",
     "upstream/protocol.py": "a protocol: tests/upstream/test_client.py",

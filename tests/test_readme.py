@@ -57,13 +57,24 @@ def test_its_links_lead_somewhere() -> None:
 
 
 async def test_its_python_remembers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (block,) = blocks("python")
+    block, _ = blocks("python")
     async with scripted_upstream(echoes()) as up, proxy(up.url, tmp_path) as running:
         code = block.replace(DEFAULT_URL, running.url)
         await anyio.to_thread.run_sync(lambda: exec(compile(code, "README.md", "exec"), {}))
         sent = [message["content"] for message in up.requests[-1].json["messages"]]
     assert sent == ["My name is Ada.", "echo: My name is Ada.", "What is my name?"]
     assert "echo: What is my name?" in capfd.readouterr().out
+
+
+async def test_its_sessions_api_answers_with_the_document(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _, block = blocks("python")
+    async with scripted_upstream(echoes()) as up, proxy(up.url, tmp_path) as running:
+        code = block.replace(DEFAULT_URL.removesuffix("/v1"), running.url.removesuffix("/v1"))
+        await anyio.to_thread.run_sync(lambda: exec(compile(code, "README.md", "exec"), {}))
+        introduction, question = [message["content"] for message in up.requests[-1].json["messages"]]
+    assert introduction.startswith("You are Ada.")
+    assert "We ship to France on Mondays." in question
+    assert "['Shipping']" in capfd.readouterr().out
 
 
 async def test_its_curl_call_is_answered_with_the_headers_it_shows(tmp_path: Path) -> None:

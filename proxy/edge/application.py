@@ -32,6 +32,7 @@ EXPOSED = (
     "X-Session-Branch",
     "X-Context-Tokens",
     "X-Context-Dropped",
+    "X-Context-Recalled",
     "X-Context-Strategy",
     "X-Proxy-Overhead-Ms",
 )
@@ -56,7 +57,9 @@ class Edge:
         await (self._cors or self._handle)(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in ALWAYS:
+        if scope["type"] == "http" and scope["path"].removeprefix("/api") in ALWAYS:
+            scope = {**scope, "path": scope["path"].removeprefix("/api")}
+        if scope["type"] != "http" or (scope["path"] in ALWAYS and scope["method"] in ("GET", "HEAD")):
             await self.plain(scope, receive, send)
             return
         endpoint, style = self._endpoint(scope)
@@ -131,6 +134,8 @@ class Edge:
 
     def _refusal(self, scope: Scope, endpoint: Endpoint) -> ProxyError | None:
         """What is refused before anything is read."""
+        if scope["path"] in ALWAYS:
+            return MethodNotAllowed(f"use GET for {scope['path']}", headers={"Allow": "GET, HEAD"})
         if self.draining:
             return stopping()
         if len(self.open) >= self.svc.config.limits.concurrent_requests:

@@ -32,10 +32,10 @@ class UnsupportedMedia(ProxyError):
     code = "unsupported_media_type"
 
 
-async def read(connection: Connection, headers: dict[bytes, bytes]) -> bytes:
+async def read(connection: Connection, headers: dict[bytes, bytes], most: int | None = None) -> bytes:
     """The request's body. Raises TooLarge, RequestTimeout (the sweep ends the wait) or ClientLeft."""
     server = connection.config.server
-    limit = server.max_body_mb << 20
+    limit = min(server.max_body_mb << 20, most or server.max_body_mb << 20)
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)
@@ -73,7 +73,7 @@ async def _whole(receive: Receive, limit: int) -> bytes:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(
-        f"the body is larger than {limit >> 20} MB; send less or raise server.max_body_mb",
+        f"the body is larger than {limit >> 20} MB; send less, or raise server.max_body_mb where that is the limit",
         headers={"connection": "close"},
     )
 
@@ -200,6 +200,20 @@ def _calls(calls: Any, where: str) -> None:
     for n, call in enumerate(calls):
         if not isinstance(call, dict) or not isinstance(call.get("id"), str):
             raise BadRequest(f"{where}[{n}] must be an object with an id", param=f"{where}[{n}].id")
+
+
+def check_depth(raw: bytes, nesting: int) -> None:
+    """Raises BadRequest for a body that nests deeper than `nesting` levels: what is stored must be read again."""
+    if raw.count(b"[") + raw.count(b"{") <= nesting:
+        return
+    try:
+        deep = _deep(_any(raw), nesting)
+    except RecursionError:
+        deep = True
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return  # whoever reads it says what is wrong
+    if deep:
+        raise BadRequest(f"the body is nested deeper than {nesting} levels", param="body")
 
 
 def _deep(value: Any, levels: int) -> bool:

@@ -8,6 +8,7 @@ gone and cancels the turn, which closes the upstream and settles what is stored.
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -114,7 +115,9 @@ class Connection:
 
 
 def log_request(svc: Services, request: Request, connection: Connection, facts: Mapping[str, object]) -> None:
-    """One line for a request: ids, counts and durations."""
+    """One line for a request: ids, counts and durations. For one that nobody expected to fail, what its client gets."""
+    if isinstance(sys.exception(), Exception):
+        connection.status, connection.outcome = connection.status or 500, "internal"
     svc.log(
         "info",
         "request",

@@ -16,6 +16,10 @@ TOO_LARGE = (
     b'{"error":{"message":"the headers are larger than 64 KB; send less","type":"invalid_request_error",'
     b'"param":"headers","code":"headers_too_large"}}'
 )
+UNREADABLE = (
+    b'{"error":{"message":"this cannot be read as an HTTP request","type":"invalid_request_error",'
+    b'"param":null,"code":"invalid_http"}}'
+)
 
 
 def _unended(data: bytes) -> bool:
@@ -44,11 +48,17 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._late is not None:
             self._head += len(data)
         if self._late is not None and self._head > HEADER_BYTES and _unended(data):
-            head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-            self.transport.write(head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(TOO_LARGE) + TOO_LARGE)
-            self.transport.close()
+            self._end(b"431 Request Header Fields Too Large", TOO_LARGE)
             return
         super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        self._end(b"400 Bad Request", UNREADABLE)
+
+    def _end(self, status: bytes, content: bytes) -> None:
+        head = b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\n"
+        self.transport.write(head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(content) + content)
+        self.transport.close()
 
     def on_headers_complete(self) -> None:
         self._in_time()

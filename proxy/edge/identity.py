@@ -170,8 +170,8 @@ def _metadata(given: Mapping[str, Any]) -> dict[str, Any]:
     value = given.get("metadata")
     if isinstance(value, str):
         try:
-            value = msgspec.json.decode(value.encode())
-        except (msgspec.DecodeError, RecursionError):
+            value = msgspec.json.decode(value.encode("latin-1"))  # a header's bytes, as they came
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             value = ""
     if value is not None and not isinstance(value, dict):
         raise BadRequest("session.metadata must be a JSON object", param="session.metadata")

@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
-from proxy.edge import failures, health
+from proxy.edge import failures, health, openapi, reference
 from proxy.edge.deliver import Connection, log_request
-from proxy.edge.julep import agents, chat_shapes, doc_shapes, docs, history, sessions, shapes, tools, users
+from proxy.edge.julep import agents, chat_shapes, doc_shapes, docs, export, history, sessions, shapes, tools, users
 from proxy.edge.julep import chat as turns
 from proxy.edge.openai import chat
-from proxy.edge.operation import CONNECTION, Operation, PathEndpoint
+from proxy.edge.operation import CONNECTION, Lines, Operation, PathEndpoint
+from proxy.edge.published import Publication, Published
 from proxy.edge.request import frame
 from proxy.errors import NotFound
 from proxy.services import Services
@@ -57,12 +58,21 @@ OPERATIONS = [
     Operation("PUT", SESSION, sessions.replace, shapes.Session, body=shapes.ChangeSession),
     Operation("PATCH", SESSION, sessions.patch, shapes.Session, body=shapes.ChangeSession),
     Operation("DELETE", SESSION, sessions.delete, shapes.Deleted, 202),
-    Operation("POST", SESSION + "/chat", turns.chat, chat_shapes.ChatResponse, 201, body=chat_shapes.Chat),
-    Operation("POST", SESSION + "/render", turns.render, chat_shapes.Rendered, body=chat_shapes.Chat),
+    Operation("POST", SESSION + "/chat", turns.chat, chat_shapes.ChatResponse, 201, body=chat_shapes.Chat, small=False),
+    Operation("POST", SESSION + "/render", turns.render, chat_shapes.Rendered, body=chat_shapes.Chat, small=False),
     Operation("GET", SESSION + "/history", history.show, chat_shapes.History, query=chat_shapes.Ranged),
     Operation("DELETE", SESSION + "/history", history.clear, shapes.Deleted, 202),
+    Operation("GET", SESSION + "/export", export.lines, Lines),
     Operation("GET", SESSION + "/messages", history.messages, chat_shapes.Messages, query=chat_shapes.MessageListing),
-    Operation("POST", SESSION + "/messages", history.say, chat_shapes.Message, 201, body=chat_shapes.CreateMessage),
+    Operation(
+        "POST",
+        SESSION + "/messages",
+        history.say,
+        chat_shapes.Message,
+        201,
+        body=chat_shapes.CreateMessage,
+        small=False,
+    ),
     *[
         Operation(method, owner + path, call, answer, status, body=body, query=query)
         for owner in (AGENT, SESSION)
@@ -81,15 +91,21 @@ OPERATIONS = [
             ("GET", "/docs", docs.page, doc_shapes.Docs, 200, None, shapes.Listing),
             ("POST", "/docs", docs.create, doc_shapes.Doc, 201, doc_shapes.CreateDoc, None),
             ("DELETE", "/docs", docs.delete_many, doc_shapes.DeletedDocs, 202, doc_shapes.DeleteDocs, None),
-            ("DELETE", "/docs/{doc}", docs.delete, shapes.Deleted, 202, None, None),
             ("POST", "/search", docs.find, doc_shapes.Found, 200, doc_shapes.Search, None),
             ("POST", "/docs/search", docs.find, doc_shapes.Found, 200, doc_shapes.Search, None),
+            ("DELETE", "/docs/{doc}", docs.delete, shapes.Deleted, 202, None, None),
         )
     ],
     Operation("GET", "/docs/{doc}", docs.get, doc_shapes.Doc),
 ]
 """The Sessions API, under / and /api. Each row: method, path, handler, what it answers, with which status, and what it
 takes."""
+
+PUBLISHED: dict[str, Callable[[], Publication]] = {
+    "/openapi.json": lambda: openapi.publication(OPERATIONS),
+    "/docs": lambda: reference.publication(openapi.document(OPERATIONS)),
+}
+"""What is the same for everybody, under / and /api; no key is asked for."""
 
 
 def routed(svc: Services) -> Router:
@@ -98,6 +114,7 @@ def routed(svc: Services) -> Router:
     for operation in OPERATIONS:
         paths.setdefault(operation.path, []).append(operation)
     routes = [Route(path, PathEndpoint(svc, operations)) for path, operations in paths.items()]
+    routes += [Route(path, Published(svc, make)) for path, make in PUBLISHED.items()]
     return Router(routes, redirect_slashes=False, default=Unknown(svc))
 
 

@@ -3,7 +3,6 @@
 from proxy.edge.request import Request
 from proxy.errors import Forbidden, UpstreamRefused
 from proxy.services import Services
-from proxy.store import keys
 from proxy.types import Scope
 from proxy.upstream.exchange import exchange
 from proxy.upstream.headers import upstream_headers
@@ -27,10 +26,3 @@ async def admitted(svc: Services, who: Scope, request: Request) -> Scope:
         return who
     await answer.aclose()
     return who
-
-
-async def settled(svc: Services, who: Scope) -> Scope:
-    """The scope under its tenant's number, which the first thing it owns has made."""
-    if who.tenant > 0 or who.credential is None:
-        return who
-    return await keys.passthrough_scope(svc.db, who.credential)

@@ -5,6 +5,7 @@ a chunk, and with how rare a word is taken from the owners' own documents: what 
 """
 
 import asyncio
+import heapq
 import math
 from collections.abc import Sequence
 
@@ -18,10 +19,6 @@ from proxy.types import Scope
 SATURATION = 1.2
 LENGTH = 0.75
 """BM25's k1 and b, at their usual values."""
-BUSY = 200
-"""Hits of one word after which others get their turn in the event loop."""
-CONSIDERED = 200
-"""Chunks whose metadata is looked at, the best ones."""
 
 
 async def text(
@@ -34,17 +31,11 @@ async def text(
     size = await docs.size(db, scope, owners)
     found = []
     for word in wanted if size else ():
-        found.append(await docs.holding(db, scope, owners, word))
-        if len(found[-1]) > BUSY:
-            await asyncio.sleep(0)
+        found.append(await docs.holding(db, scope, owners, word, where))
+        await asyncio.sleep(0)  # a common word of a large owner takes some milliseconds
     scores = scored(found, size)
-    best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
-    hits: list[Hit] = []
-    for at in range(0, len(best), CONSIDERED):
-        hits += await docs.hits(db, scope, owners, best[at : at + CONSIDERED], where)
-        if len(hits) >= limit:
-            break
-    return hits[:limit]
+    best = heapq.nsmallest(limit, scores.items(), key=lambda pair: (-pair[1], pair[0]))
+    return await docs.hits(db, scope, owners, best)
 
 
 def scored(found: Sequence[Sequence[tuple[int, int]]], size: int) -> dict[int, float]:

@@ -10,13 +10,19 @@ import msgspec
 from proxy.errors import Conflict, NotFound
 from proxy.resources import Doc, Hit, Owner, Page
 from proxy.store import facets
+from proxy.store import owners as holders
 from proxy.store.database import Database, Row, Tx
 from proxy.store.facets import Facet
-from proxy.store.tools import dress
 from proxy.types import Scope
 
-MANY = 2000
-"""Chunks that one word of a search finds at the most, and documents that one call deletes."""
+MANY = 300
+"""Chunks that one word of a search finds at the most, the newest: 32 words then cost about 20 ms."""
+LOOKED_AT = 5000
+"""Chunks with a word whose documents' metadata is looked at, the newest."""
+SLICE = 10
+"""Documents that one transaction deletes: about 50 ms where each is of the largest kind."""
+FEW = 8
+"""Chunks that are written in the event loop; more are written apart from it."""
 COUNTED = 20_000
 """Counting an owner's chunks stops here."""
 PIECES = 8
@@ -36,11 +42,12 @@ async def create(db: Database, scope: Scope, owner: Owner, doc: Doc, chunks: Seq
     """Stores and indexes the document: searchable when this returns. Raises Conflict when the owner has one with the
     same title and content, NotFound when the owner is gone."""
     found = facets.of_metadata(msgspec.json.decode(doc.metadata))
-    return await db.transaction(lambda tx: _create(tx, scope, owner, doc, chunks, found))
+    write = db.apart if len(chunks) > FEW else db.transaction
+    return await write(lambda tx: _create(tx, scope, owner, doc, chunks, found))
 
 
 def _create(tx: Tx, scope: Scope, owner: Owner, doc: Doc, chunks: Sequence[Chunk], found: Sequence[Facet]) -> Doc:
-    dress(tx, scope, owner)
+    holders.hold(tx, scope, owner)
     digest = hashlib.blake2b(msgspec.json.encode([doc.title, doc.content]), digest_size=16).digest()
     rows = tx.all(
         """INSERT INTO docs (tenant, uuid, kind, owner, digest, created_at, title, metadata, content)
@@ -94,7 +101,7 @@ async def page(db: Database, scope: Scope, owner: Owner, where: Sequence[Facet],
 
 async def delete(db: Database, scope: Scope, owner: Owner, uuids: Sequence[str]) -> list[str]:
     """Removes the owner's documents of these UUIDs with all that is indexed of them; gives those that were there."""
-    rows = await db.transaction(
+    rows = await db.apart(
         lambda tx: tx.all(
             """DELETE FROM docs WHERE tenant = ? AND kind = ? AND owner = ?
                AND uuid IN (SELECT value FROM json_each(?)) RETURNING uuid""",
@@ -102,6 +109,22 @@ async def delete(db: Database, scope: Scope, owner: Owner, uuids: Sequence[str])
         )
     )
     return [row[0] for row in rows]
+
+
+async def delete_all(db: Database, scope: Scope, owner: Owner, where: Sequence[Facet] = ()) -> list[str]:
+    """Removes the owner's documents that have all the facets, some at a time, so that others get their turn; gives
+    their UUIDs."""
+    gone: list[str] = []
+    while ids := await facets.page(db, scope, "doc", [(owner.kind, str(owner.id)), *where], Page(limit=SLICE)):
+        rows = await db.apart(
+            lambda tx, ids=ids: tx.all(
+                """DELETE FROM docs WHERE +tenant = ? AND kind = ? AND owner = ?
+                   AND id IN (SELECT value FROM json_each(?)) RETURNING uuid""",
+                (scope.tenant, owner.kind, owner.id, _encode(ids).decode()),
+            )
+        )
+        gone += [row[0] for row in rows]
+    return gone
 
 
 async def any_of(db: Database, scope: Scope, owners: Sequence[Owner]) -> bool:
@@ -128,9 +151,11 @@ async def size(db: Database, scope: Scope, owners: Sequence[Owner]) -> int:
     return total
 
 
-async def holding(db: Database, scope: Scope, owners: Sequence[Owner], word: str) -> list[tuple[int, int]]:
-    """The chunks of the owners that hold a word (or another form of it), with how many words they have. Of a word that
-    is made of several, those that hold all of them; any text will do."""
+async def holding(
+    db: Database, scope: Scope, owners: Sequence[Owner], word: str, where: Sequence[Facet] = ()
+) -> list[tuple[int, int]]:
+    """The newest chunks of the owners' documents with these facets that hold a word (or another form of it), with how
+    many words they have. Of a word that is made of several, those that hold all of them; any text will do."""
     pieces = _PIECE.findall(unicodedata.normalize("NFC", word))[:PIECES]
     if not (owners and pieces):
         return []
@@ -138,25 +163,27 @@ async def holding(db: Database, scope: Scope, owners: Sequence[Owner], word: str
     found = " AND ".join(f'"{piece}"' for piece in pieces)
     wanted = f"owner : ({names}) AND {{title text}} : ({found})"
     rows = await db.all(
-        """SELECT c.id, c.words FROM words w JOIN chunks c ON c.id = w.rowid
-           WHERE w.words MATCH ? AND c.tenant = ? AND c.owner IN (SELECT value FROM json_each(?)) LIMIT ?""",
-        (wanted, scope.tenant, _encode([owner.id for owner in owners]).decode(), MANY),
-    )
+        """SELECT h.id, h.words FROM (
+               SELECT c.id, c.words, c.doc FROM words w JOIN chunks c ON c.id = w.rowid
+               WHERE w.words MATCH ? AND c.tenant = ? AND c.owner IN (SELECT value FROM json_each(?))
+               ORDER BY w.rowid DESC LIMIT ?) h
+           WHERE NOT EXISTS (SELECT 1 FROM json_each(?) f WHERE NOT EXISTS (SELECT 1 FROM facets o
+               WHERE o.kind = 'doc' AND o.owner = h.doc AND o.key = f.value ->> 0 AND o.value = f.value ->> 1))
+           LIMIT ?""",
+        (wanted, scope.tenant, _encode([owner.id for owner in owners]).decode(), LOOKED_AT,
+         _encode(where).decode(), MANY),
+    )  # fmt: skip
     return [(row[0], row[1]) for row in rows]
 
 
-async def hits(
-    db: Database, scope: Scope, owners: Sequence[Owner], scores: Sequence[tuple[int, float]], where: Sequence[Facet]
-) -> list[Hit]:
-    """Of these chunks, with their scores, those of the owners whose document has all the facets; best first."""
+async def hits(db: Database, scope: Scope, owners: Sequence[Owner], scores: Sequence[tuple[int, float]]) -> list[Hit]:
+    """These chunks, with their scores, as far as they are of the owners; best first."""
     by_id = dict(scores)
     rows = await db.all(
         """SELECT c.id, d.uuid, d.title, d.metadata, c.kind, c.owner, c.place, c.text
            FROM chunks c JOIN docs d ON d.id = c.doc
-           WHERE c.tenant = ? AND c.id IN (SELECT value FROM json_each(?))
-           AND NOT EXISTS (SELECT 1 FROM json_each(?) f WHERE NOT EXISTS (SELECT 1 FROM facets o
-               WHERE o.kind = 'doc' AND o.owner = d.id AND o.key = f.value ->> 0 AND o.value = f.value ->> 1))""",
-        (scope.tenant, _encode(list(by_id)).decode(), _encode(where).decode()),
+           WHERE +c.tenant = ? AND c.id IN (SELECT value FROM json_each(?))""",
+        (scope.tenant, _encode(list(by_id)).decode()),
     )
     known = {(owner.kind, owner.id): owner for owner in owners}
     found = [(by_id[row[0]], row) for row in rows if (row[4], row[5]) in known]

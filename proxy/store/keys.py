@@ -36,6 +36,12 @@ async def passthrough_scope(db: Database, credential: bytes) -> Scope:
     return Scope(tenant, name=name, credential=credential)
 
 
+async def named(db: Database, name: str) -> Scope | None:
+    """The tenant of that name, if there is one."""
+    rows = await db.all("SELECT id FROM tenants WHERE name = ?", (name,))
+    return Scope(rows[0][0]) if rows else None
+
+
 def passthrough_name(credential: bytes) -> str:
     return "key:" + hashed(credential).hex()
 

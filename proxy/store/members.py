@@ -4,20 +4,36 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from proxy.errors import NotFound
-from proxy.resources import Member, MemberKind, Page
-from proxy.store import facets, keys
+from proxy.resources import Member, MemberKind, Owner, Page, Tool
+from proxy.store import docs, facets, keys, owners, tools
 from proxy.store.database import Database, Tx
 from proxy.store.facets import Facet
 from proxy.types import Scope
+
+SLICE = 2000
+"""Sessions that a member leaves in one transaction."""
 
 Change = Callable[[bytes | None], tuple[bytes, Sequence[Facet]]]
 """The old body (None: it is being made) -> the new one and the facets of its metadata. May be called twice."""
 
 
-async def put(db: Database, scope: Scope, kind: MemberKind, uuid: str, change: Change, now: int) -> Member:
-    """Makes the member of that UUID, or changes it."""
-    return await db.transaction(lambda tx: _put(tx, keys.owning(tx, scope, now), kind, uuid, change, now))
+class New(msgspec.Struct, frozen=True, gc=False):
+    """What is made, or put in the place of what is there: its body, and tools that come with it."""
+
+    change: Change
+    tools: Sequence[Tool] = ()
+
+
+async def put(db: Database, scope: Scope, kind: MemberKind, uuid: str, new: New, now: int) -> Member:
+    """Makes the member of that UUID, or changes it; with its tools, or not at all."""
+
+    def work(tx: Tx) -> Member:
+        own = keys.owning(tx, scope, now)
+        member = _put(tx, own, kind, uuid, new.change, now)
+        tools.put(tx, own, Owner(kind, member.id, member.uuid), new.tools)
+        return member
+
+    return await db.transaction(work)
 
 
 def _put(tx: Tx, scope: Scope, kind: MemberKind, uuid: str, change: Change, now: int) -> Member:
@@ -48,7 +64,7 @@ async def change(db: Database, scope: Scope, kind: MemberKind, uuid: str, change
             (scope.tenant, kind, uuid),
         )
         if not rows:
-            raise missing(kind)
+            raise owners.missing(kind)
         return _changed(tx, scope, Member(*rows[0]), change, now)
 
     return await db.transaction(work)
@@ -70,7 +86,7 @@ async def find(db: Database, scope: Scope, kind: MemberKind, uuid: str) -> Membe
         (scope.tenant, kind, uuid),
     )
     if not rows:
-        raise missing(kind)
+        raise owners.missing(kind)
     return Member(*rows[0])
 
 
@@ -103,16 +119,34 @@ async def taking_part(db: Database, scope: Scope, session: int) -> list[Member]:
 
 
 async def delete(db: Database, scope: Scope, kind: MemberKind, uuid: str) -> None:
-    """With its documents and tools; the sessions it took part in stay. Raises NotFound."""
+    """With its documents and tools; the sessions it took part in stay. Raises NotFound.
+
+    What it may have much of goes first and in slices, so that other writers get their turn: its documents, its places
+    in sessions. A process that is killed in between leaves a member with less, which can be deleted again.
+    """
+    member = await find(db, scope, kind, uuid)
+    await docs.delete_all(db, scope, Owner(kind, member.id, member.uuid))
+    while await db.apart(lambda tx: _leave_sessions(tx, scope, member)):
+        pass
     rows = await db.apart(
-        lambda tx: tx.all(
-            "DELETE FROM members WHERE tenant = ? AND kind = ? AND uuid = ? RETURNING id", (scope.tenant, kind, uuid)
-        )
+        lambda tx: tx.all("DELETE FROM members WHERE tenant = ? AND id = ? RETURNING id", (scope.tenant, member.id))
     )
     if not rows:
-        raise missing(kind)
+        raise owners.missing(kind)
 
 
-def missing(kind: str) -> NotFound:
-    """An unknown member and a foreign one get the same bytes."""
-    return NotFound(f"there is no such {kind}; its id is what creating it returned", code=f"{kind}_not_found")
+def _leave_sessions(tx: Tx, scope: Scope, member: Member) -> bool:
+    """Takes the member out of some sessions. False when it is in none."""
+    rows = tx.all(
+        "SELECT session FROM participants WHERE +tenant = ? AND member = ? LIMIT ?", (scope.tenant, member.id, SLICE)
+    )
+    for (session,) in rows:
+        tx.all(
+            "DELETE FROM participants WHERE +tenant = ? AND member = ? AND session = ?",
+            (scope.tenant, member.id, session),
+        )
+        tx.all(
+            "DELETE FROM facets WHERE tenant = ? AND kind = 'session' AND owner = ? AND key = ? AND value = ?",
+            (scope.tenant, session, member.kind, str(member.id)),
+        )
+    return bool(rows)

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from proxy.store.database import Database
+from proxy.store.database import Database, Tx
 from proxy.types import Branch, Instructions, Scope, Session
 
 Found = tuple[Session, Branch]
@@ -28,7 +28,7 @@ async def find(db: Database, scope: Scope, name: str) -> Found | None:
                       b.cut, b.cut_key, b.instructions
                FROM sessions s JOIN branches b ON b.tenant = s.tenant AND b.session = s.id AND b.branch = s.branch
                WHERE s.tenant = ? AND s.uuid = ?""",
-            (scope.tenant, name),
+            (scope.tenant, name.lower()),
         )
     return (Session(*rows[0][:9]), Branch(*rows[0][9:])) if rows else None
 
@@ -36,6 +36,11 @@ async def find(db: Database, scope: Scope, name: str) -> Found | None:
 def is_uuid(name: str) -> bool:
     """Whether a name has the shape of a UUID."""
     return len(name) == 36 and name.count("-") == 4
+
+
+def has_uuid(tx: Tx, scope: Scope, uuid: str) -> bool:
+    """Whether a session has this UUID: no other one may have it as its name, or the id would lead to that one."""
+    return bool(tx.all("SELECT 1 FROM sessions WHERE tenant = ? AND uuid = ?", (scope.tenant, uuid.lower())))
 
 
 async def branches(db: Database, scope: Scope, session: int) -> dict[int, Branch]:

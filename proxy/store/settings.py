@@ -6,11 +6,14 @@ import msgspec
 
 from proxy.errors import BadRequest, Conflict, NotFound
 from proxy.resources import MemberKind, Page, SessionFields, Settings
-from proxy.store import facets, keys
+from proxy.store import facets, keys, owners, sessions
 from proxy.store.database import Database, Row, Tx
 from proxy.store.facets import Facet
 from proxy.store.sessions import is_uuid
 from proxy.types import ROOT_BRANCH, Scope
+
+MOST = 100
+"""Agents of a session, and users: a turn reads them all."""
 
 _encode = msgspec.json.encode
 _fields = msgspec.json.Decoder(SessionFields).decode
@@ -34,6 +37,8 @@ async def create(db: Database, scope: Scope, new: Settings, joining: Joining) ->
 
 
 def _create(tx: Tx, scope: Scope, new: Settings, joining: Joining) -> Settings:
+    if new.name is not None and is_uuid(new.name) and sessions.has_uuid(tx, scope, new.name):
+        raise _taken()
     rows = tx.all(
         """INSERT INTO sessions (tenant, uuid, name, branch, branches, turns, token_budget, overflow, created_at,
                                  updated_at, dressed)
@@ -41,11 +46,7 @@ def _create(tx: Tx, scope: Scope, new: Settings, joining: Joining) -> Settings:
         (scope.tenant, new.uuid, new.name, ROOT_BRANCH, new.token_budget, new.overflow, new.created_at, new.updated_at),
     )
     if not rows:
-        raise Conflict(
-            "there is a session of this name or id already; choose another, or change that one with PATCH",
-            code="session_exists",
-            headers={"x-should-retry": "false"},
-        )
+        raise _taken()
     id = rows[0][0]
     tx.all(
         """INSERT INTO branches (tenant, session, branch, parent, forked_at, head, total, end_digest, end_status,
@@ -59,8 +60,21 @@ def _create(tx: Tx, scope: Scope, new: Settings, joining: Joining) -> Settings:
     return _indexed(tx, scope, msgspec.structs.replace(new, id=id))
 
 
+def _taken() -> Conflict:
+    return Conflict(
+        "there is a session of this name or id already; choose another, or change that one with PATCH",
+        code="session_exists",
+        headers={"x-should-retry": "false"},
+    )
+
+
 def _join(tx: Tx, scope: Scope, session: int, kind: MemberKind, uuids: Sequence[str]) -> None:
-    """Adds participants behind those that are there."""
+    """Adds participants behind those that are there. Raises BadRequest for an unknown one, and beyond 100 of a kind."""
+    have = tx.all(
+        "SELECT count(*) FROM participants WHERE tenant = ? AND session = ? AND kind = ?", (scope.tenant, session, kind)
+    )[0][0]
+    if uuids and have + len(uuids) > MOST:
+        raise BadRequest(f"a session has at most {MOST} {kind}s", param=f"{kind}s")
     for uuid in uuids:
         rows = tx.all(
             """INSERT INTO participants (tenant, session, kind, place, member)
@@ -140,7 +154,7 @@ async def find(db: Database, scope: Scope, name: str) -> Settings:
         rows = await db.all(
             """SELECT s.id, s.uuid, s.name, s.token_budget, s.overflow, s.created_at, s.updated_at, t.body
                FROM sessions s LEFT JOIN settings t ON t.session = s.id WHERE s.tenant = ? AND s.uuid = ?""",
-            (scope.tenant, name),
+            (scope.tenant, name.lower()),
         )
     if not rows:
         raise missing()
@@ -190,8 +204,4 @@ def _settings(row: Row) -> Settings:
 
 def missing() -> NotFound:
     """An unknown session and a foreign one get the same bytes."""
-    return NotFound(
-        "No session found during get: there is no such session; its id is what creating it returned, or the name that "
-        "a client gave it",
-        code="session_not_found",
-    )
+    return owners.missing("session")

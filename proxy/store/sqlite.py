@@ -72,9 +72,8 @@ class Sqlite:
             with contextlib.closing(connected(self._path)) as connection:
                 connection.set_busy_timeout(int(BUSY_S * 1000))
                 connection.execute("BEGIN IMMEDIATE")
-                with connection:
-                    result = work(_Writing(connection))
-                connection.execute("COMMIT")
+                result = work(_Writing(connection))  # an error ends the connection, and the transaction with it
+                connection.execute("COMMIT")  # apsw's `with` would do its part of this under the interpreter's lock
                 return result
         except apsw.Error as exc:
             raise _unavailable(exc) from exc

@@ -6,7 +6,7 @@ import msgspec
 
 from proxy.errors import BadRequest, Conflict, NotFound
 from proxy.resources import Owner, Tool
-from proxy.store import members, settings
+from proxy.store import owners
 from proxy.store.database import Database, Tx
 from proxy.types import Scope
 
@@ -20,7 +20,7 @@ async def create(db: Database, scope: Scope, owner: Owner, tool: Tool) -> Tool:
 
 
 def _create(tx: Tx, scope: Scope, owner: Owner, tool: Tool) -> Tool:
-    dress(tx, scope, owner)
+    owners.hold(tx, scope, owner)
     have = tx.all(
         "SELECT count(*), coalesce(sum(name = ?), 0) FROM tools WHERE tenant = ? AND kind = ? AND owner = ?",
         (tool.name, scope.tenant, owner.kind, owner.id),
@@ -37,20 +37,6 @@ def _create(tx: Tx, scope: Scope, owner: Owner, tool: Tool) -> Tool:
     return msgspec.structs.replace(tool, id=rows[0][0])
 
 
-def dress(tx: Tx, scope: Scope, owner: Owner) -> None:
-    """Before something is added to an owner. Raises NotFound when it is gone since it was found. A session that has
-    something of its own is read in whole by its turns."""
-    if owner.kind == "session":
-        if not tx.all(
-            "UPDATE sessions SET dressed = 1 WHERE tenant = ? AND id = ? RETURNING id", (scope.tenant, owner.id)
-        ):
-            raise settings.missing()
-    elif not tx.all(
-        "SELECT 1 FROM members WHERE tenant = ? AND kind = ? AND id = ?", (scope.tenant, owner.kind, owner.id)
-    ):
-        raise members.missing(owner.kind)
-
-
 def taken(owner: Owner, name: str) -> Conflict:
     """A second tool of one name."""
     return Conflict(
@@ -61,10 +47,22 @@ def taken(owner: Owner, name: str) -> Conflict:
     )
 
 
-async def every(db: Database, scope: Scope, owners: Sequence[Owner]) -> list[Tool]:
+def put(tx: Tx, scope: Scope, owner: Owner, given: Sequence[Tool]) -> None:
+    """Within the transaction that makes their owner: each new, or in place of the one of its name."""
+    for tool in given:
+        same = tx.all(
+            """UPDATE tools SET body = ?, updated_at = ? WHERE tenant = ? AND kind = ? AND owner = ? AND name = ?
+               RETURNING id""",
+            (tool.body, tool.updated_at, scope.tenant, owner.kind, owner.id, tool.name),
+        )
+        if not same:
+            _create(tx, scope, owner, tool)
+
+
+async def every(db: Database, scope: Scope, whose: Sequence[Owner]) -> list[Tool]:
     """The tools of all these owners, owner by owner as given, oldest first."""
     found = []
-    for owner in owners:
+    for owner in whose:
         rows = await db.all(
             """SELECT id, uuid, name, created_at, updated_at, body FROM tools
                WHERE tenant = ? AND kind = ? AND owner = ?""",

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Sequence
 import msgspec
 
 from proxy.errors import Conflict, Unavailable
-from proxy.store import facets, keys
+from proxy.store import facets, keys, sessions
 from proxy.store.database import Database, Tx, Value
 from proxy.types import Branch, Instructions, Message, Scope, Session, Status
 
@@ -164,6 +164,8 @@ def _date(tx: Tx, scope: Scope, place: tuple[int, int, int], rows: Sequence[Mess
 def _session(tx: Tx, scope: Scope, record: Record) -> int:
     """The session's number; made here for a first turn, so that a failed one leaves nothing."""
     if record.session is None:
+        if sessions.is_uuid(record.name) and sessions.has_uuid(tx, scope, record.name):
+            raise _moved_on()  # made since the turn began
         rows = tx.all(
             """INSERT INTO sessions (tenant, uuid, name, branch, branches, turns, created_at, updated_at, answered,
                                      request, answer)

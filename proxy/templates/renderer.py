@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from proxy.errors import BadRequest, Unavailable
+from proxy.templates.fair import Fair
 
 SOURCE = 64 << 10
 """Bytes of a template."""
@@ -53,11 +54,18 @@ EXIT_MEMORY = 3
 """worker.EXIT_MEMORY: the process had not the memory to answer."""
 
 
+Who = tuple[int, str]
+"""A tenant, and what it asks for: a session's name, or "" for a template that is only checked."""
+
+
 class Rendered(msgspec.Struct, frozen=True, gc=False):
-    """A rendered template, and the top-level variables that it reads."""
+    """A rendered template, and the top-level variables that it reads. `problem`: why there is none, and its line; only
+    kept ones have it."""
 
     text: str
     names: frozenset[str]
+    problem: str = ""
+    line: int = 0
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -98,18 +106,22 @@ class Renderer:
         for worker in self._workers:
             self._idle.put_nowait(worker)
         self._exchanges: set[asyncio.Future[_Answer]] = set()
+        self._fair = Fair()
         self._kept = Kept()
         self._closed = False
 
-    async def render(self, source: str, variables: bytes, where: str = "system_template") -> Rendered:
-        """`variables`: a JSON object. `where` names the template in errors, as BadRequest.param too."""
+    async def render(
+        self, source: str, variables: bytes, where: str = "system_template", who: Who = (0, "")
+    ) -> Rendered:
+        """`variables`: a JSON object. `where` names the template in errors, as BadRequest.param too. `who`: the tenant
+        and the session that ask, which take turns with others."""
         if len(variables) > VARIABLES:
             raise _refused(where, f"its variables take {len(variables):,} bytes, the limit is {VARIABLES:,}; pass less")
-        return await self._rendered(source, variables, where)
+        return await self._rendered(source, variables, where, who)
 
-    async def check(self, source: str, where: str = "system_template") -> frozenset[str]:
+    async def check(self, source: str, where: str = "system_template", who: Who = (0, "")) -> frozenset[str]:
         """Compiles only: the top-level variables that the template reads. Raises as `render` does."""
-        return (await self._rendered(source, None, where)).names
+        return (await self._rendered(source, None, where, who)).names
 
     async def aclose(self) -> None:
         """Ends the processes. Requests under way have a second; later ones are refused."""
@@ -123,28 +135,35 @@ class Renderer:
         for worker in self._workers:
             await worker.close()
 
-    async def _rendered(self, source: str, variables: bytes | None, where: str) -> Rendered:
+    async def _rendered(self, source: str, variables: bytes | None, where: str, who: Who) -> Rendered:
         given = _encoded(source, where)
         key = _key(given, variables)
         kept = self._kept.get(key)
+        if kept is not None and kept.problem:
+            raise _refused(where, kept.problem, kept.line)
         if kept is not None:
             return kept
         header = msgspec.json.encode({"source": source, "check": variables is None})
-        answer = await self._ask(header + b"\n" + (variables or b""))
+        answer = await self._ask(header + b"\n" + (variables or b""), who)
         if answer.failed:
             raise Unavailable(f"{where}: {answer.problem}", code=answer.failed, headers={"Retry-After": "1"})
-        if answer.problem:
-            raise _refused(where, answer.problem, answer.line)
-        rendered = Rendered(answer.text, answer.names)
-        self._kept.put(key, rendered)
+        rendered = Rendered(answer.text, answer.names, answer.problem, answer.line)
+        self._kept.put(key, rendered)  # what was refused too: it costs a process where it took too much
+        if rendered.problem:
+            raise _refused(where, rendered.problem, rendered.line)
         return rendered
 
-    async def _ask(self, frame: bytes) -> _Answer:
-        try:
-            async with asyncio.timeout(self._patience_s):
-                worker = await self._idle.get()
-        except TimeoutError:
-            return BUSY
+    async def _ask(self, frame: bytes, who: Who) -> _Answer:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._patience_s):
+                    await stack.enter_async_context(self._fair.place(*who))
+                    worker = await self._idle.get()
+            except TimeoutError:
+                return BUSY
+            return await self._exchanged(worker, frame)
+
+    async def _exchanged(self, worker: "_Worker", frame: bytes) -> _Answer:
         exchange = asyncio.ensure_future(self._exchange(worker, frame))
         self._exchanges.add(exchange)
         exchange.add_done_callback(self._exchanges.discard)

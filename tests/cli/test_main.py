@@ -37,6 +37,7 @@ def test_every_command_has_help_of_its_own(name: str, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     "args",
     [[], ["fly"], ["serve", "--nothing"], ["serve", "--port", "many"], ["keys"], ["keys", "create"], ["keys", "revoke"],
+     ["import"], ["export", "--session"],
      ["keys", "create", "--tenant", "a", "--role", "king"]],
 )  # fmt: skip
 def test_bad_usage_is_2_and_told_on_stderr(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +47,7 @@ def test_bad_usage_is_2_and_told_on_stderr(args: list[str], capsys: pytest.Captu
     assert "usage: session-proxy" in told.err
 
 
-CONFIGURED = (["serve"], ["keys", "list"], ["migrate"])
+CONFIGURED = (["serve"], ["keys", "list"], ["export"], ["import", "-"], ["migrate"])
 
 
 @pytest.mark.parametrize("args", CONFIGURED, ids=lambda args: args[0])

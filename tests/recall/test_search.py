@@ -16,7 +16,7 @@ MINE = Scope(1)
 
 
 async def owner(db: Database, scope: Scope, name: str) -> Owner:
-    member = await members.put(db, scope, "agent", name, lambda _: (b"{}", ()), 1)
+    member = await members.put(db, scope, "agent", name, members.New(lambda _: (b"{}", ())), 1)
     return Owner("agent", member.id, member.uuid)
 
 

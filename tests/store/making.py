@@ -24,7 +24,7 @@ def body(**fields: Any) -> members.Change:
 async def member(
     db: Database, uuid: str, kind: MemberKind = "agent", *, scope: Scope = ME, now: int = 1, **fields: Any
 ) -> Member:
-    return await members.put(db, scope, kind, uuid, body(**fields), now)
+    return await members.put(db, scope, kind, uuid, members.New(body(**fields)), now)
 
 
 def new(uuid: str, now: int = 1, name: str | None = None, **fields: Any) -> Settings:

@@ -41,8 +41,8 @@ async def test_a_change_is_given_what_stands_there(db: Database) -> None:
         seen.append(old)
         return (old or b"") + b"x", []
 
-    await members.put(db, ME, "user", "u", change, 1)
-    await members.put(db, ME, "user", "u", change, 2)
+    await members.put(db, ME, "user", "u", members.New(change), 1)
+    await members.put(db, ME, "user", "u", members.New(change), 2)
     await members.change(db, ME, "user", "u", change, 3)
     assert seen == [None, b"x", b"xx"]
 
@@ -101,9 +101,9 @@ async def test_a_change_that_fails_leaves_all_as_it_was(db: Database) -> None:
     before = await everything(db)
     nobody = Scope(-5, name="key:new")
     for asked in (
-        members.put(db, ME, "agent", "a", fails(ProxyError("no")), 9),
-        members.put(db, ME, "agent", "new", fails(ProxyError("no")), 9),
-        members.put(db, nobody, "agent", "new", fails(ProxyError("no")), 9),
+        members.put(db, ME, "agent", "a", members.New(fails(ProxyError("no"))), 9),
+        members.put(db, ME, "agent", "new", members.New(fails(ProxyError("no"))), 9),
+        members.put(db, nobody, "agent", "new", members.New(fails(ProxyError("no"))), 9),
         members.change(db, ME, "agent", "a", fails(ProxyError("no")), 9),
     ):
         with pytest.raises(ProxyError, match="no"):

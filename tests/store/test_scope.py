@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from proxy.errors import Conflict, NotFound
-from proxy.resources import Owner, Page
-from proxy.store import docs, entries, facets, history, members, sessions, settings, tools, turns
+from proxy.resources import Doc, Member, Owner, Page, Tool
+from proxy.store import archive, docs, entries, facets, history, members, owners, sessions, settings, tools, turns
 from proxy.store.database import Database
 from proxy.store.settings import Joining
 from proxy.types import Branch, Instructions, Scope, Session
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 LINE = [(1, 1, 3)]
 NOWHERE = 999
 PAGE = Page()
-MODULES = (docs, entries, facets, history, members, sessions, settings, tools, turns)
+MODULES = (archive, docs, entries, facets, history, members, owners, sessions, settings, tools, turns)
 
 
 def at(id: int) -> Owner:
@@ -69,8 +69,15 @@ READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "docs.any_of": lambda db, scope, _, id: docs.any_of(db, scope, [at(id)]),
     "docs.size": lambda db, scope, _, id: docs.size(db, scope, [at(id)]),
     "docs.holding": lambda db, scope, _, id: docs.holding(db, scope, [at(id)], "ship"),
-    "docs.hits": lambda db, scope, _, id: docs.hits(db, scope, [at(id)], [(1, 1.0)], []),
+    "docs.hits": lambda db, scope, _, id: docs.hits(db, scope, [at(id)], [(1, 1.0)]),
+    "sessions.has_uuid": lambda db, scope, *_: db.transaction(lambda tx: sessions.has_uuid(tx, scope, UUID)),
     "tools.every": lambda db, scope, _, id: tools.every(db, scope, [at(id)]),
+    "archive.listed": lambda db, scope, *_: archive.listed(db, scope),
+    "archive.session": lambda db, scope, _, id: archive.session(db, scope, id),
+    "archive.documents": lambda db, scope, _, id: archive.documents(db, scope, at(id)),
+    "archive.instructions": lambda db, scope, _, id: archive.instructions(db, scope, id),
+    "archive.entries": lambda db, scope, _, id: archive.entries(db, scope, id, 1, (1, 9)),
+    "archive.turns": lambda db, scope, _, id: archive.turns(db, scope, id, [1]),
 }
 CHANGES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "history.clear": lambda db, scope, id: history.clear(db, scope, id, 9),
@@ -81,10 +88,14 @@ CHANGES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "settings.change": lambda db, scope, id: told(settings.change(db, scope, id, lambda old: old, Joining(), 9)),
     "docs.create": lambda db, scope, id: told(making.doc(db, at(id), "new", uuid="new", scope=scope)),
     "docs.delete": lambda db, scope, id: docs.delete(db, scope, at(id), ["d"]),
+    "docs.delete_all": lambda db, scope, id: docs.delete_all(db, scope, at(id)),
     "tools.create": lambda db, scope, id: told(tools.create(db, scope, at(id), making.tool("new"))),
     "tools.change": lambda db, scope, id: told(tools.change(db, scope, at(id), "t", lambda old: old, 9)),
     "tools.delete": lambda db, scope, id: told(tools.delete(db, scope, at(id), "t")),
-    "tools.dress": lambda db, scope, id: told(db.transaction(lambda tx: tools.dress(tx, scope, at(id)))),
+    "tools.put": lambda db, scope, id: told(
+        db.transaction(lambda tx: tools.put(tx, scope, at(id), [making.tool("look"), making.tool("new")]))
+    ),
+    "owners.hold": lambda db, scope, id: told(db.transaction(lambda tx: owners.hold(tx, scope, at(id)))),
     "facets.touch": lambda db, scope, id: db.transaction(lambda tx: facets.touch(tx, scope, "session", id, 9)),
 }
 MAKES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
@@ -93,11 +104,19 @@ MAKES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     ),
     "members.put": lambda db, scope, _: making.member(db, "a", scope=scope, now=9, name="x"),
     "settings.create": lambda db, scope, _: making.session(db, UUID, name="s", scope=scope, now=9),
+    "archive.store": lambda db, scope, _: archive.store(db, scope, lambda: PARTS, 9),
 }
 """What makes something of one's own, of the same name."""
 ELSEWHERE = {"sessions.delete", "turns.append"}
 """Tried below."""
 UUID = "12345678-1234-4234-8234-123456789012"
+PARTS = [
+    archive.SessionPart(UUID, "s", None, None, 1, 1, 0, 9, 9, b"{}", ("a",)),
+    archive.DocPart(Doc(0, "d", 9, "", b"{}", b'["We ship"]'), (("We ship", 2),)),
+    archive.MemberPart(Member(0, "agent", "a", 9, 9, b"{}")),
+    archive.ToolPart(Tool(0, "t", "look", 9, 9, b"{}")),
+    archive.BranchPart(1, None, 0, 0, 0, b"", "complete", 0, 0, "", None, 9),
+]
 
 
 async def filled(db: Database, scope: Scope) -> tuple[Session, Branch]:

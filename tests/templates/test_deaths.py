@@ -150,8 +150,8 @@ async def test_a_kept_render_needs_no_process(renderer: Renderer) -> None:
 
 async def test_many_at_once_each_get_their_own() -> None:
     renderer = Renderer(workers=2)
-    given = await asyncio.gather(*[text(renderer, "{{ a }}", b'{"a": %d}' % n) for n in range(40)])
-    assert given == [str(n) for n in range(40)]
+    asked = [renderer.render("{{ a }}", b'{"a": %d}' % n, who=(n, "s")) for n in range(40)]
+    assert [rendered.text for rendered in await asyncio.gather(*asked)] == [str(n) for n in range(40)]
     assert len(processes()) == 2
     await renderer.aclose()
     assert not processes()

@@ -12,9 +12,9 @@ from proxy.edge.julep.page import filters, page_of
 from proxy.edge.julep.times import known, own_uuid, shown
 from proxy.edge.openai import passthrough
 from proxy.edge.operation import Ask
-from proxy.edge.tenants import admitted, settled
+from proxy.edge.tenants import admitted
 from proxy.errors import BadRequest, NotFound
-from proxy.resources import AgentFields, Member, Owner
+from proxy.resources import AgentFields, Member
 from proxy.services import epoch_ms, new_id
 from proxy.store import facets, members
 from proxy.store.facets import Facet
@@ -43,11 +43,8 @@ async def _put(ask: Ask, uuid: str) -> shapes.Agent:
     def change(old: bytes | None) -> tuple[bytes, Sequence[Facet]]:
         return _stored(replaced(AgentFields(name=ask.given.name), changes))
 
-    member = await members.put(ask.svc.db, who, "agent", uuid, change, epoch_ms())
-    who = await settled(ask.svc, who)
-    for tool in ask.given.tools:
-        await tools.add(ask.svc, who, Owner("agent", member.id, member.uuid), tool)
-    return shown_agent(member)
+    new = members.New(change, [tools.made(tool) for tool in ask.given.tools])
+    return shown_agent(await members.put(ask.svc.db, who, "agent", uuid, new, epoch_ms()))
 
 
 async def get(ask: Ask) -> shapes.Agent:
@@ -128,7 +125,7 @@ async def _check_template(ask: Ask, changes: dict[str, Any]) -> None:
     if template is not None:
         if not template.strip():
             raise BadRequest("default_system_template is blank; leave it out", param="default_system_template")
-        await ask.svc.templates.check(template, "default_system_template")
+        await ask.svc.templates.check(template, "default_system_template", (ask.who.tenant, ""))
 
 
 def _stored(fields: AgentFields) -> tuple[bytes, Sequence[Facet]]:

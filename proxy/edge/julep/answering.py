@@ -17,6 +17,8 @@ from proxy.services import Turn
 from proxy.upstream import wire
 
 _encode = msgspec.json.encode
+_SILENT: Sequence[dict[str, Any]] = ({},)
+"""The choices of a chunk without any, as that of the usage: Julep's clients read choices[0] of every chunk."""
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -68,10 +70,10 @@ def chunks(data: bytes, common: Frame) -> bytes:
 def _chunk(value: dict[str, Any], common: Frame) -> shapes.ChatChunk:
     return shapes.ChatChunk(
         id=common.id,
-        created_at=common.created_at,
+        created_at=_made(value, common),
         docs=common.docs,
         jobs=[],
-        choices=[_part(choice, common) for choice in _objects(value["choices"])],
+        choices=[_part(choice, common) for choice in _objects(value["choices"]) or _SILENT],
         usage=_usage(value.get("usage")) if value.get("usage") else None,
     )
 
@@ -85,11 +87,19 @@ def _part(choice: dict[str, Any], common: Frame) -> shapes.ChunkChoice:
             role=str(delta.get("role") or "assistant"),
             content=_content(delta.get("content")),
             name=common.name,
-            tool_calls=_objects(delta.get("tool_calls")) or None,
+            tool_calls=[_piece(call) for call in _objects(delta.get("tool_calls"))] or None,
         ),
         finish_reason=_finish(choice.get("finish_reason")),
         logprobs=_object(choice.get("logprobs")),
     )
+
+
+def _piece(call: dict[str, Any]) -> dict[str, Any]:
+    """A part of a call, with a name, be it empty: Julep's clients take a function without one for something else."""
+    function = _object(call.get("function"))
+    if function is None or function.get("name") is not None:
+        return call
+    return {**call, "function": {**function, "name": ""}}
 
 
 def whole(data: bytes, common: Frame) -> shapes.ChatResponse:
@@ -97,15 +107,15 @@ def whole(data: bytes, common: Frame) -> shapes.ChatResponse:
     value = msgspec.json.decode(data)
     return shapes.ChatResponse(
         id=common.id,
-        created_at=common.created_at,
+        created_at=_made(value, common),
         jobs=[],
         docs=common.docs,
         usage=_usage(value.get("usage")),
-        choices=[_choice(choice, common) for choice in _objects(value.get("choices"))],
+        choices=[_choice(choice, common, _made(value, common)) for choice in _objects(value.get("choices"))],
     )
 
 
-def _choice(choice: dict[str, Any], common: Frame) -> shapes.Choice:
+def _choice(choice: dict[str, Any], common: Frame, made: datetime) -> shapes.Choice:
     message = _object(choice.get("message")) or {}
     calls = _objects(message.get("tool_calls")) or None
     return shapes.Choice(
@@ -115,7 +125,7 @@ def _choice(choice: dict[str, Any], common: Frame) -> shapes.Choice:
         tool_calls=calls,
         message=shapes.ReplyMessage(
             id=derived(common.id, _index(choice)),
-            created_at=common.created_at,
+            created_at=made,
             role=str(message.get("role") or "assistant"),
             content=_content(message.get("content")),
             name=common.name,
@@ -123,6 +133,12 @@ def _choice(choice: dict[str, Any], common: Frame) -> shapes.Choice:
             tool_calls=calls,
         ),
     )
+
+
+def _made(value: dict[str, Any], common: Frame) -> datetime:
+    """When the model answered, where it says so: a repeated answer then shows the time of the first one."""
+    created = value.get("created")
+    return shown(created * 1000) if isinstance(created, int) and 0 < created < 1 << 32 else common.created_at
 
 
 def _usage(given: Any) -> shapes.Usage:

@@ -1,6 +1,6 @@
 """A chat request of the Sessions API -> a Turn. What Julep writes otherwise than OpenAI is put into OpenAI's words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -38,6 +38,7 @@ def turn_of(svc: Services, who: Scope, request: Request, name: str, raw: bytes) 
     given: shapes.Chat = decoded(raw or b"{}", shapes.Chat)
     fields = body.fields(raw)
     limits = svc.config.limits
+    fields["messages"] = in_parts(fields["messages"], given.messages)
     said = [in_openai_words(*one) for one in body.messages(fields, limits.messages_per_request, limits.nesting)]
     lead = next((n for n, (_, value) in enumerate(said) if value["role"] not in INSTRUCTIONS), len(said))
     model = _model(given)
@@ -133,8 +134,20 @@ def _tool(tool: Mapping[str, Any], n: int) -> Any:
         made = msgspec.convert(tool, CreateTool)
     except msgspec.ValidationError as exc:
         raise BadRequest(f"tools[{n}]: {exc}", param=f"tools[{n}]") from None
-    stored = Tool(0, "", made.name, 0, 0, _encode({key: value for key, value in tool.items() if key != "name"}))
+    body = {"type": made.type, **{key: value for key, value in tool.items() if key != "name"}}
+    stored = Tool(0, "", made.name, 0, 0, _encode(body))
     return msgspec.Raw(schema(stored))
+
+
+def in_parts(messages: bytes, given: Sequence[shapes.ChatMessage]) -> bytes:
+    """The messages with Julep's lists of texts as lists of parts. `given`: the same messages, decoded."""
+    if not any(isinstance(one.content, list) and any(isinstance(part, str) for part in one.content) for one in given):
+        return messages
+    values = msgspec.json.decode(messages)
+    for value in values:
+        if isinstance(value.get("content"), list):
+            value["content"] = [_part(part) for part in value["content"]]
+    return _encode(values)
 
 
 def in_openai_words(raw: bytes, value: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
@@ -150,9 +163,17 @@ def _part(part: Any) -> Any:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     if part.get("type") == "tool_result":
-        texts = [inner.get("text") for inner in part.get("content") or () if isinstance(inner, Mapping)]
+        inside = part.get("content")
+        if isinstance(inside, str):
+            return {"type": "text", "text": inside}
+        if not isinstance(inside, list):
+            raise BadRequest("content: a tool_result's content is a text, or a list of parts", param="content")
+        texts = [inner.get("text") for inner in inside if isinstance(inner, Mapping)]
         return {"type": "text", "text": "\n".join(text for text in texts if isinstance(text, str))}
-    if "type" not in part:
-        kind = "image_url" if "image_url" in part else "text"
-        return {"type": kind, **part}
-    return part
+    if "type" in part:
+        return part
+    if "image_url" in part:
+        return {"type": "image_url", **part}
+    if not isinstance(part.get("text"), str):
+        raise BadRequest("content: a part has a type, or a text, or an image_url", param="content")
+    return {"type": "text", **part}

@@ -1,6 +1,6 @@
 """Turns and conversations, as the Sessions API takes and gives them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
@@ -36,7 +36,7 @@ class Chat(ChatSettings, kw_only=True, frozen=True):
     agent_id: UUID | None = None
     metadata: Json | None = None
     settings: ChatSettings | None = None
-    token_budget: Annotated[int, Meta(ge=1)] | None = None
+    token_budget: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
     context_overflow: Overflow | UnsetType | None = UNSET
 
 
@@ -125,9 +125,10 @@ class Rendered(Plain, kw_only=True, frozen=True):
 class Ranged(Plain, kw_only=True, frozen=True):
     """Which messages: without `before`, `offset` counts from the oldest; with it, from the newest one before it."""
 
-    limit: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    MOST: ClassVar[int] = 1000
+    limit: Annotated[int, Meta(ge=1, le=1000)] | UnsetType = UNSET
     offset: Offset = 0
-    before: When | None = None
+    before: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | UnsetType = UNSET
 
 
 Source = Literal["api_request", "api_response", "tool_request", "tool_response"]
@@ -172,6 +173,7 @@ class History(Plain, kw_only=True, frozen=True):
 class MessageListing(Plain, kw_only=True, frozen=True):
     """The query of the list of messages, oldest first."""
 
+    MOST: ClassVar[int] = 1000
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     offset: Offset = 0
 

@@ -1,5 +1,6 @@
 """Documents of agents, users and sessions, and searching them."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 
@@ -13,12 +14,14 @@ from proxy.edge.julep.times import known, shown
 from proxy.edge.operation import Ask
 from proxy.errors import BadRequest, TooLarge
 from proxy.recall import chunk, query, search
-from proxy.resources import Doc, Hit, Page
+from proxy.resources import Doc, Hit
 from proxy.services import epoch_ms, new_id
 from proxy.store import docs, facets
 
 LARGEST = 200_000
 """Bytes of a document's title and texts."""
+MOST = 1000
+"""Texts of a document: each is a piece of its own in the index."""
 
 _texts = msgspec.json.Decoder(list[str]).decode
 _object = msgspec.json.Decoder(dict[str, object]).decode
@@ -33,13 +36,19 @@ async def create(ask: Ask) -> shapes.Doc:
     content = _encode(texts)
     if len(content) + len(given.title) > LARGEST:
         raise TooLarge(f"a document holds at most {LARGEST:,} bytes; split it into several", param="content")
-    parts = chunk.pieces(texts)
-    if not parts or not given.title.strip():
+    if len(texts) > MOST:
+        raise BadRequest(f"a document holds at most {MOST} texts; join short ones", param="content")
+    chunks = await asyncio.to_thread(_chunks, given.title, texts)
+    if not chunks or not given.title.strip():
         raise BadRequest("a document needs a title and a text that are not blank", param="content")
-    title = len(query.every(given.title))
-    chunks = [(text, title + len(query.every(text))) for text in parts]
     doc = Doc(0, new_id(), epoch_ms(), given.title, _encode(given.metadata or {}), content)
     return shown_doc(await docs.create(ask.svc.db, ask.who, owner, doc, chunks))
+
+
+def _chunks(title: str, texts: Sequence[str]) -> list[docs.Chunk]:
+    """What is indexed of a document: its pieces, each with how many words it and the title have."""
+    words = len(query.every(title))
+    return [(text, words + len(query.every(text))) for text in chunk.pieces(texts)]
 
 
 async def page(ask: Ask) -> shapes.Docs:
@@ -69,9 +78,7 @@ async def delete_many(ask: Ask) -> shapes.DeletedDocs:
     where = facets.of_metadata(ask.given.metadata_filter)
     if not where and not ask.given.delete_all:
         return shapes.DeletedDocs(items=[])
-    gone: list[str] = []
-    while found := await docs.page(ask.svc.db, ask.who, owner, where, Page(limit=100)):
-        gone += await docs.delete(ask.svc.db, ask.who, owner, [doc.uuid for doc in found])
+    gone = await docs.delete_all(ask.svc.db, ask.who, owner, where)
     now = shown(epoch_ms())
     return shapes.DeletedDocs(items=[Deleted(id=uuid, deleted_at=now) for uuid in gone])
 

@@ -1,17 +1,19 @@
 """A session's conversation: history, messages, clearing."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from proxy.adding import Given, add
 from proxy.edge import body
 from proxy.edge.julep import chat_shapes as shapes
-from proxy.edge.julep.asking import in_openai_words
+from proxy.edge.julep.asking import in_openai_words, in_parts
 from proxy.edge.julep.shapes import Deleted
-from proxy.edge.julep.times import derived, shown, taken
-from proxy.edge.operation import Ask
+from proxy.edge.julep.times import derived, read, shown, taken
+from proxy.edge.operation import Ask, Lines
 from proxy.recollect import line_of
 from proxy.services import Services, epoch_ms
 from proxy.store import history, sessions
@@ -24,15 +26,25 @@ TOKENIZER = "o200k_base"
 SOURCES: dict[str, shapes.Source] = {"assistant": "api_response", "tool": "tool_response", "function": "tool_response"}
 
 
-async def show(ask: Ask) -> bytes:
+async def show(ask: Ask) -> Lines:
     """Read the conversation, oldest message first, tool calls and results among them."""
+    before = None if ask.query.before is UNSET else taken(read(ask.query.before, "before"), "before")
     session, line = await _line(ask.svc, ask.who, ask.path["id"])
-    query: shapes.Ranged = ask.query
-    told = await _told(ask.svc, ask.who, session.id, line, query)
-    # Encoded piece by piece: a long conversation must not hold up the loop.
-    entries = [msgspec.json.encode(_entry(one, session.uuid)) for one in told]
-    head = msgspec.json.encode({"session_id": session.uuid, "created_at": shown(epoch_ms()), "relations": []})
-    return head[:-1] + b',"entries":[' + b",".join(entries) + b"]}"
+    parts = _told(ask.svc, ask.who, session.id, line, ask.query, before)
+    return Lines(_encoded(parts, session.uuid), "application/json")
+
+
+async def _encoded(parts: AsyncIterator[Sequence[Told]], session: str) -> AsyncGenerator[bytes]:
+    """The history as JSON, part by part: a long conversation is never in memory as a whole."""
+    head = msgspec.json.encode({"session_id": session, "created_at": shown(epoch_ms()), "relations": []})
+    yield head[:-1] + b',"entries":['
+    between = b""
+    async for part in parts:
+        if part:
+            yield between + b",".join([msgspec.json.encode(_entry(one, session)) for one in part])
+            between = b","
+            await asyncio.sleep(0)  # others get their turn
+    yield b"]}"
 
 
 async def _line(svc: Services, who: Scope, name: str) -> tuple[sessions.Session, list[Segment]]:
@@ -45,33 +57,43 @@ async def _line(svc: Services, who: Scope, name: str) -> tuple[sessions.Session,
     return session, line_of(every, current)
 
 
-async def _told(svc: Services, who: Scope, session: int, line: Sequence[Segment], query: shapes.Ranged) -> list[Told]:
-    """The part of the conversation that the query asks for, oldest first."""
+async def _told(
+    svc: Services, who: Scope, session: int, line: Sequence[Segment], query: shapes.Ranged, before: int | None
+) -> AsyncGenerator[Sequence[Told]]:
+    """The part of the conversation that the query asks for, oldest first, page by page. `before`: epoch ms."""
     last = line[0][2] if line else 0
-    if query.before is None:
-        end = last if query.limit is None else min(last, query.offset + query.limit)
-        return await _span(svc, who, session, line, query.offset + 1, end)
-    before = taken(query.before)
-    older: list[Told] = []
-    wanted = None if query.limit is None else query.offset + query.limit
-    while last and (wanted is None or len(older) < wanted):  # from the newest back, until there are enough
+    if before is None:
+        end = last if query.limit is UNSET else min(last, query.offset + query.limit)
+        async for page in _pages(svc, who, session, line, (query.offset + 1, end)):
+            yield page
+        return
+    older: list[Sequence[Told]] = []
+    wanted = None if query.limit is UNSET else query.offset + query.limit
+    while last and (wanted is None or sum(map(len, older)) < wanted):  # from the newest back, until there are enough
         first = max(1, last - PAGE + 1)
-        older = [one for one in await _span(svc, who, session, line, first, last) if one.at < before] + older
+        async for page in _pages(svc, who, session, line, (first, last)):
+            older.append([one for one in page if one.at < before])
+        await asyncio.sleep(0)
         last = first - 1
-    end = max(0, len(older) - query.offset)
-    return older[0 if query.limit is None else max(0, end - query.limit) : end]
+    found = [one for page in reversed(older) for one in page]
+    end = max(0, len(found) - query.offset)
+    found = found[0 if query.limit is UNSET else max(0, end - query.limit) : end]
+    for at in range(0, len(found), PAGE):
+        yield found[at : at + PAGE]
 
 
-async def _span(svc: Services, who: Scope, session: int, line: Sequence[Segment], first: int, last: int) -> list[Told]:
-    found: list[Told] = []
+async def _pages(
+    svc: Services, who: Scope, session: int, line: Sequence[Segment], span: tuple[int, int]
+) -> AsyncGenerator[list[Told]]:
+    """The messages of a span of the line, oldest first. A page ends where a branch does."""
+    first, last = span
     while first <= last:
         part = [(branch, max(low, first), high) for branch, low, high in line if high >= first]
-        read = await history.read(svc.db, who, session, part, last)
-        if not read:
-            break
-        found += read
-        first = read[-1].seq + 1
-    return found
+        found = await history.read(svc.db, who, session, part, last)
+        if not found:
+            return
+        yield found
+        first = found[-1].seq + 1
 
 
 def _entry(told: Told, session: str) -> shapes.Entry:
@@ -111,7 +133,8 @@ async def messages(ask: Ask) -> shapes.Messages:
     """List the messages, oldest first, as they were sent and generated."""
     session, line = await _line(ask.svc, ask.who, ask.path["id"])
     last = min(line[0][2] if line else 0, ask.query.offset + ask.query.limit)
-    found = await _span(ask.svc, ask.who, session.id, line, ask.query.offset + 1, last)
+    pages = _pages(ask.svc, ask.who, session.id, line, (ask.query.offset + 1, last))
+    found = [one async for page in pages for one in page]
     return shapes.Messages(items=[_message(one, session.uuid) for one in found])
 
 
@@ -120,9 +143,9 @@ async def say(ask: Ask) -> shapes.Message:
     fields = body.fields(ask.raw)
     fields.pop("created_at", None)
     raw = body.joined(fields)
-    _, value = body.messages({"messages": b"[" + raw + b"]"}, 1, ask.svc.config.limits.nesting)[0]
-    raw, value = in_openai_words(raw, value)
-    when = None if ask.given.created_at is None else taken(ask.given.created_at)
+    said = {"messages": in_parts(b"[" + raw + b"]", [ask.given])}
+    raw, value = in_openai_words(*body.messages(said, 1, ask.svc.config.limits.nesting)[0])
+    when = None if ask.given.created_at is None else taken(ask.given.created_at, "created_at")
     uuid, told = await add(ask.svc, ask.who, ask.path["id"], Given(raw, value, when, ask.frame.id))
     return _message(told, uuid)
 

@@ -1,6 +1,7 @@
 """Sessions: made, read, changed, listed and deleted; their conversation is history.py's and chat.py's."""
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, cast
 
 import msgspec
@@ -9,13 +10,13 @@ from msgspec import UNSET
 from proxy.edge.julep import shapes
 from proxy.edge.julep.merge import as_json, given, patched, replaced
 from proxy.edge.julep.page import filters, page_of
-from proxy.edge.julep.times import known, shown
+from proxy.edge.julep.times import known, shown, uuid_of
 from proxy.edge.operation import Ask
 from proxy.edge.tenants import admitted
 from proxy.errors import BadRequest, NotFound
-from proxy.resources import SessionFields, Settings
+from proxy.resources import Owner, SessionFields, Settings
 from proxy.services import epoch_ms, new_id
-from proxy.store import members, sessions, settings
+from proxy.store import docs, facets, members, sessions, settings
 from proxy.store.facets import Facet
 from proxy.store.settings import Joining
 
@@ -46,27 +47,37 @@ async def create(ask: Ask) -> shapes.Session:
     who = await admitted(ask.svc, ask.who, ask.frame)
     now = epoch_ms()
     new = _session(new_id(), ask.given.name, now, now, fields, ask.given)
-    return _shown(ask, await settings.create(ask.svc.db, who, new, joining))
+    async with _alone(ask, new.name):
+        return _shown(ask, await settings.create(ask.svc.db, who, new, joining))
+
+
+def _alone(ask: Ask, name: str | None) -> AbstractAsyncContextManager[None]:
+    """A session of a name may be in the making by its first turn: that one is waited for."""
+    return nullcontext() if name is None else ask.svc.queue.turn(ask.who.line(name))
 
 
 async def put(ask: Ask) -> shapes.Session:
     """Make the session of this id, or replace its settings and add participants."""
-    name = ask.path["id"]
-    found = await sessions.find(ask.svc.db, ask.who, name)
     joining = _joining(ask.given)
     fields = await _checked(ask)
+    async with _alone(ask, ask.path["id"]):
+        return _shown(ask, await _put(ask, fields, joining))
+
+
+async def _put(ask: Ask, fields: Mapping[str, Any], joining: Joining) -> Settings:
+    name = ask.path["id"]
+    found = await sessions.find(ask.svc.db, ask.who, name)
     now = epoch_ms()
     if found is not None:
-        return _shown(
-            ask, await settings.change(ask.svc.db, ask.who, found[0].id, _replacing(ask, fields), joining, now)
-        )
+        return await settings.change(ask.svc.db, ask.who, found[0].id, _replacing(ask, fields), joining, now)
     if not joining.agents:
         raise BadRequest("At least one agent must be provided", param="agent")
     _check_name(name)
     who = await admitted(ask.svc, ask.who, ask.frame)
-    uuid, called = (known(name), ask.given.name) if sessions.is_uuid(known(name)) else (new_id(), name)
+    own = uuid_of(name)
+    uuid, called = (new_id(), name) if own is None else (own, ask.given.name)
     new = _session(uuid, called, now, now, fields, ask.given)
-    return _shown(ask, await settings.create(ask.svc.db, who, new, joining))
+    return await settings.create(ask.svc.db, who, new, joining)
 
 
 async def get(ask: Ask) -> shapes.Session:
@@ -121,7 +132,7 @@ async def page(ask: Ask) -> shapes.Sessions:
             found = await settings.find(ask.svc.db, ask.who, query.name)
         except NotFound:
             return shapes.Sessions(items=[])
-        named = [found] if found.name == query.name and not query.offset else []
+        named = [found] if not query.offset and _is_asked_for(found, query) else []
         return shapes.Sessions(items=[_shown(ask, session) for session in named])
     where: list[Facet] = filters(query)
     for kind, uuid in (("agent", query.agent_id or query.agent), ("user", query.user_id or query.user)):
@@ -135,9 +146,21 @@ async def page(ask: Ask) -> shapes.Sessions:
     return shapes.Sessions(items=[_shown(ask, session) for session in listed])
 
 
+def _is_asked_for(found: Settings, query: shapes.SessionListing) -> bool:
+    """Whether the session of a name passes the other filters too."""
+    agent, user = query.agent_id or query.agent, query.user_id or query.user
+    return (
+        found.name == query.name
+        and (agent is None or known(agent) in found.agents)
+        and (user is None or known(user) in found.users)
+        and set(filters(query)) <= set(facets.of_metadata(found.fields.metadata))
+    )
+
+
 async def delete(ask: Ask) -> shapes.Deleted:
     """Delete a session with all it holds. A turn that is running stores nothing."""
     session = await settings.find(ask.svc.db, ask.who, ask.path["id"])
+    await docs.delete_all(ask.svc.db, ask.who, Owner("session", session.id, session.uuid))
     if not await sessions.delete(ask.svc.db, ask.who, session.id):
         raise settings.missing()
     return shapes.Deleted(id=session.uuid, deleted_at=shown(epoch_ms()))
@@ -165,9 +188,10 @@ async def _checked(ask: Ask) -> dict[str, Any]:
     if budget is not None and not 1 <= budget <= LARGEST_BUDGET:
         raise BadRequest("token_budget must be a whole number of tokens, at least 1", param="token_budget")
     if "system_template" in changes:
-        await ask.svc.templates.check(changes["system_template"])
+        await ask.svc.templates.check(changes["system_template"], who=(ask.who.tenant, ""))
     if "recall_options" in changes:
         options = {key: value for key, value in as_json(changes["recall_options"]).items() if value is not None}
+        facets.of_metadata(options.get("metadata_filter") or {})  # what no turn could search by is refused now
         changes["recall_options"] = recall_options(options) if ask.frame.method != "PATCH" else options
     return changes
 

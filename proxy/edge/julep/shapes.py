@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 Json = dict[str, Any]
@@ -20,13 +19,18 @@ FILTERING = (
 Filter = Annotated[Json, Meta(description=FILTERING)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Long = Annotated[str, Meta(max_length=16_000)]
-Canonical = Annotated[str, Meta(pattern="^[a-zA-Z][a-zA-Z0-9_]*$", max_length=255)]
+Canonical = Annotated[str, Meta(pattern=r"^[a-zA-Z][a-zA-Z0-9_]*$(?!\n)", max_length=255)]
 Model = Annotated[str, Meta(max_length=120)]
-ToolName = Annotated[str, Meta(pattern=r"^[^\W0-9]\w*$", max_length=64)]
-SessionName = Annotated[str, Meta(pattern="^[ -~]+$", min_length=1, max_length=256)]
+ToolName = Annotated[str, Meta(pattern=r"^[^\W0-9]\w*$(?!\n)", max_length=64)]
+ToolType = Literal[
+    "function", "integration", "system", "api_call", "mcp", "computer_20241022", "text_editor_20241022", "bash_20241022"
+]
+SessionName = Annotated[str, Meta(pattern=r"^[ -~]+$(?!\n)", min_length=1, max_length=256)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 UpToTwo = Annotated[float, Meta(ge=0, le=2)]
 UpToOne = Annotated[float, Meta(ge=0, le=1)]
+Budget = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": 100_000_000})]
+"""Checked where a session is, since Julep answers 400."""
 Overflow = Literal["truncate", "adaptive", "summarize"]
 Finish = Literal["stop", "length", "content_filter", "tool_calls"]
 
@@ -85,10 +89,7 @@ class CreateTool(Plain, kw_only=True, frozen=True):
     """A tool. What its `type` asks for stands under the key of that name."""
 
     name: ToolName
-    type: Literal[
-        "function", "integration", "system", "api_call", "mcp", "computer_20241022", "text_editor_20241022",
-        "bash_20241022",
-    ] = "function"  # fmt: skip
+    type: ToolType = "function"
     description: Long | None = None
     function: Json | None = None
     integration: Json | None = None
@@ -104,7 +105,7 @@ class ChangeTool(Plain, kw_only=True, frozen=True):
     """What changes of a tool."""
 
     name: ToolName | None = None
-    type: str | None = None
+    type: ToolType | None = None
     description: Long | None = None
     function: Json | None = None
     integration: Json | None = None
@@ -225,7 +226,7 @@ class ChangeSession(Plain, kw_only=True, frozen=True):
     situation: str | UnsetType | None = UNSET
     system_template: str | UnsetType | None = UNSET
     render_templates: bool | UnsetType | None = UNSET
-    token_budget: int | UnsetType | None = UNSET
+    token_budget: Budget | UnsetType | None = UNSET
     context_overflow: Overflow | UnsetType | None = UNSET
     auto_run_tools: bool | UnsetType | None = UNSET
     forward_tool_calls: bool | UnsetType | None = UNSET
@@ -314,7 +315,3 @@ class Error(Plain, kw_only=True, frozen=True):
 
     error: ErrorBody
     detail: list[Detail] | UnsetType = UNSET
-
-
-PARAMETERS = tuple(name for name in msgspec.structs.asdict(ChatSettings()) if name != "model")
-"""The parameters of a model call that an agent's default settings may fill in."""

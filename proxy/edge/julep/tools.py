@@ -10,24 +10,26 @@ from proxy.edge.julep.merge import given
 from proxy.edge.julep.page import page_of
 from proxy.edge.julep.times import known, shown
 from proxy.edge.operation import Ask
-from proxy.errors import BadRequest
-from proxy.resources import Owner, Page, Tool
-from proxy.services import Services, epoch_ms, new_id
+from proxy.errors import BadRequest, TooLarge
+from proxy.resources import Page, Tool
+from proxy.services import epoch_ms, new_id
 from proxy.store import tools
-from proxy.types import Scope
+
+LARGEST = 32 << 10
+"""Bytes of a tool: it is sent with each turn of its sessions."""
 
 _encode = msgspec.json.encode
 
 
 async def create(ask: Ask) -> shapes.Tool:
     """Add a tool."""
-    return shown_tool(await add(ask.svc, ask.who, await owners.of(ask), ask.given))
+    return shown_tool(await tools.create(ask.svc.db, ask.who, await owners.of(ask), made(ask.given)))
 
 
-async def add(svc: Services, who: Scope, owner: Owner, tool: shapes.CreateTool) -> Tool:
-    """Stores a tool of an owner. Raises Conflict for a name that is taken."""
+def made(tool: shapes.CreateTool) -> Tool:
+    """A new tool, as it is stored. Raises TooLarge."""
     now = epoch_ms()
-    return await tools.create(svc.db, who, owner, Tool(0, new_id(), tool.name, now, now, _body(given(tool))))
+    return Tool(0, new_id(), tool.name, now, now, _body(given(tool)))
 
 
 def check_names(given: Sequence[shapes.CreateTool]) -> None:
@@ -77,11 +79,14 @@ async def _changed(ask: Ask, change: Any) -> shapes.Tool:
 
 
 def _with(old: Tool, changes: dict[str, Any]) -> Tool:
-    return msgspec.structs.replace(old, name=changes.pop("name", old.name), body=_encode(changes))
+    return msgspec.structs.replace(old, name=changes.pop("name", old.name), body=_body(changes))
 
 
 def _body(fields: dict[str, Any]) -> bytes:
-    return _encode({key: value for key, value in fields.items() if key != "name"})
+    body = _encode({key: value for key, value in fields.items() if key != "name"})
+    if len(body) > LARGEST:
+        raise TooLarge(f"a tool needs at most {LARGEST:,} bytes of JSON, this one {len(body):,}", param="tools")
+    return body
 
 
 async def delete(ask: Ask) -> shapes.Deleted:

@@ -34,7 +34,7 @@ async def _put(ask: Ask, uuid: str) -> shapes.User:
     def change(old: bytes | None) -> tuple[bytes, Sequence[Facet]]:
         return _stored(replaced(UserFields(), given(ask.given)))
 
-    return shown_user(await members.put(ask.svc.db, who, "user", uuid, change, epoch_ms()))
+    return shown_user(await members.put(ask.svc.db, who, "user", uuid, members.New(change), epoch_ms()))
 
 
 async def get(ask: Ask) -> shapes.User:

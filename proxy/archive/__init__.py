@@ -1,0 +1,1 @@
+"""Sessions as JSON Lines, written and read again without loss."""

@@ -148,7 +148,8 @@ class Renderer:
         if answer.failed:
             raise Unavailable(f"{where}: {answer.problem}", code=answer.failed, headers={"Retry-After": "1"})
         rendered = Rendered(answer.text, answer.names, answer.problem, answer.line)
-        self._kept.put(key, rendered)  # what was refused too: it costs a process where it took too much
+        if answer not in CRASHES.values():  # a signal may have come from elsewhere
+            self._kept.put(key, rendered)  # what was refused too: it costs a process where it took too much
         if rendered.problem:
             raise _refused(where, rendered.problem, rendered.line)
         return rendered

@@ -13,7 +13,8 @@ from proxy.resources import Hit
 class Begin(msgspec.Struct, frozen=True, gc=False):
     """The first event: what the response's headers tell. `number` None: the turn is not stored. `plan` None: a retry
     that got its stored answer. `overhead_s`: the proxy's own time so far, waiting for others excluded. `docs`: the
-    documents that were found; `speaker`: the name of the agent that answers, where there are several."""
+    documents that were found; `speaker`: the name of the agent that answers, where there are
+    several; `model`: the one that was asked."""
 
     uuid: str
     number: int | None
@@ -23,6 +24,7 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     overhead_s: float = 0.0
     docs: Sequence[Hit] = ()
     speaker: str | None = None
+    model: str | None = None
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):

@@ -136,7 +136,7 @@ def _begin(turn: Turn, kept: Kept, answer: Answer, clock: Clock, branch: int | N
     number = kept.number if turn.options.save else None
     at, plan = kept.at, kept.composed.plan
     branch, headers, docs = branch or at.branch_number, kept_headers(answer), kept.composed.docs
-    return Begin(kept.uuid, number, branch, plan, headers, clock.own, docs, speaker(turn))
+    return Begin(kept.uuid, number, branch, plan, headers, clock.own, docs, speaker(turn), turn.target.model)
 
 
 def _is_json(answer: Answer) -> bool:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from proxy.archive import exporting
 from proxy.cli import settings
-from proxy.errors import NotFound, Unavailable
+from proxy.errors import BadConfig, NotFound, Unavailable
 from proxy.store import keys, sessions, sqlite
 from proxy.store.database import Database
 from proxy.types import Scope
@@ -28,6 +28,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = settings.load(args.config)
+    if not sqlite.file_of(config.storage.url).exists():  # opening it would make an empty one
+        raise BadConfig(f"storage.url: there is no store at {config.storage.url}; run this where the server runs")
     try:
         written = asyncio.run(_export(config.storage.url, args))
     except BrokenPipeError:  # the reader has enough, as `head` does

@@ -8,7 +8,7 @@ from proxy.services import Turn
 
 def head(turn: Turn, begin: Begin, facts: dict[str, object], status: int = 200) -> Head:
     """The response's headers: what the turn was and what was sent. `facts` takes down what the log tells of it."""
-    facts.update(session=begin.uuid, turn=begin.number, branch=begin.branch, model=turn.target.model)
+    facts.update(session=begin.uuid, turn=begin.number, branch=begin.branch, model=begin.model or turn.target.model)
     if begin.plan is not None:
         facts.update(tokens=begin.plan.total, dropped=begin.plan.dropped, overhead_ms=round(begin.overhead_s * 1000, 2))
     given = {

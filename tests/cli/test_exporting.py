@@ -95,8 +95,19 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_an_empty_store_has_no_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(tmp_path, nothing)
     assert run(written(tmp_path)) == 0
     assert capsys.readouterr().out == ""
+
+
+async def nothing(_db: Database) -> None:
+    """Only opens the store, which makes it."""
+
+
+def test_where_no_store_is_none_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(written(tmp_path)) == 2
+    assert "there is no store" in capsys.readouterr().err
+    assert not (tmp_path / "sessions.db").exists()
 
 
 @pytest.mark.anyio

@@ -40,6 +40,12 @@ class Job:
     paths: Sequence[str] = ()
     limit_s: float = 120.0
 
+    @classmethod
+    def read(cls, line: str | bytes) -> "Job":
+        """A job as JSON; hashable, since a job's body is made once."""
+        given = json.loads(line)
+        return cls(**{**given, "paths": tuple(given.get("paths", ()))})
+
 
 @dataclass(frozen=True)
 class Ask:

@@ -192,7 +192,7 @@ def quantile(seconds: list[float], share: float) -> float:
 
 def main() -> None:
     for line in sys.stdin:
-        result = uvloop.run(Run(Job(**json.loads(line))).all())
+        result = uvloop.run(Run(Job.read(line)).all())
         print(json.dumps(asdict(result)), flush=True)
 
 

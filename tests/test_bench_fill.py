@@ -1,9 +1,11 @@
 """The store that `bench api` fills holds what the store's own functions would have written."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from bench.bodies import Job, ask
 from bench.fill import AGENTS, agent_uuid, fill, session_uuid
 from proxy.resources import Page, SessionFields, Settings
 from proxy.store import facets, sessions, settings, sqlite
@@ -71,3 +73,9 @@ async def of_one(db: Database, session: int) -> list[list[Row]]:
             (session,),
         ),
     ]
+
+
+@pytest.mark.parametrize("kind", ["stateless", "turn", "fill", "stream", "get", "create"])
+def test_every_kind_of_job_makes_a_request_of_what_the_generator_reads(kind: str) -> None:
+    given = {"port": 1, "kind": kind, "connections": 2, "each": 3, "model": "m", "session": "s", "paths": ["/a"]}
+    assert b"HTTP/1.1" in ask(Job.read(json.dumps(given)), 0, 0).data

@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 CLAUSES = (
     "the harbour master wrote the tide table twice and kept one copy for himself",
@@ -43,8 +44,9 @@ class Job:
     @classmethod
     def read(cls, line: str | bytes) -> "Job":
         """A job as JSON; hashable, since a job's body is made once."""
-        given = json.loads(line)
-        return cls(**{**given, "paths": tuple(given.get("paths", ()))})
+        given: dict[str, Any] = json.loads(line)
+        given["paths"] = tuple(given.get("paths", ()))
+        return cls(**given)
 
 
 @dataclass(frozen=True)

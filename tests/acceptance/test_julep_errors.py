@@ -192,7 +192,7 @@ async def test_a_retry_of_a_stored_turn_gets_the_stored_answer(play: Play, scrip
         gist(await (sdk.hear if stream else sdk.say)(session, "hi", extra_headers={"x-stainless-retry-count": count}))
         for count in ("0", "1")
     ]
-    assert first == second  # but for docs, name and created_at: defect J2
+    assert first == second  # the gist of it: documents and the name of the agent are not stored with an answer
     assert len(await sdk.told(session)) == 2
     assert len([request for request in sdk.up.requests if request.method == "POST"]) == 1
 

@@ -13,6 +13,7 @@ from proxy.context import introduction, tokens
 from proxy.context.tokens import Count
 from proxy.resources import Hit, Profile
 from proxy.services import Services, Turn
+from proxy.types import INSTRUCTIONS
 
 _encode = msgspec.json.encode
 
@@ -54,7 +55,7 @@ async def rendered(svc: Services, turn: Turn) -> Turn:
     system = None if turn.system is None else tuple([await _message(svc, turn, profile, raw) for raw in turn.system])
     messages = []
     for raw, value in turn.messages:
-        if value["role"] in ("system", "developer"):
+        if value["role"] in INSTRUCTIONS:
             raw = await _message(svc, turn, profile, raw)
             value = msgspec.json.decode(raw)
         messages.append((raw, value))

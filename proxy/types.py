@@ -15,6 +15,10 @@ Status = Literal["complete", "incomplete"]
 
 ROOT_BRANCH = 1
 
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+INSTRUCTIONS = ("system", "developer")
+"""Roles whose messages, at the head of a request, are the session's standing instructions."""
+
 
 Line = tuple[int | str, str]
 """What turns queue under: the tenant (by its name where it may not exist yet) and the session's name."""

@@ -13,9 +13,7 @@ from proxy.context import tokens
 from proxy.context.tokens import Count
 from proxy.context.transcript import call_ids
 from proxy.errors import BadRequest
-from proxy.types import Status
-
-INSTRUCTIONS = ("system", "developer")
+from proxy.types import INSTRUCTIONS, Status
 
 _encode = msgspec.json.encode
 

@@ -14,7 +14,7 @@ from proxy.archive import lines
 from proxy.archive.lines import UNREADABLE, AnyLine, BadLine, Numbered, ms, taken
 from proxy.context.transcript import call_ids
 from proxy.errors import BadRequest
-from proxy.recall import chunk, query
+from proxy.recall import chunk
 from proxy.reconcile import digest
 from proxy.resources import AgentFields, Doc, Member, MemberKind, SessionFields, Tool, UserFields
 from proxy.store import facets
@@ -30,9 +30,7 @@ from proxy.store.archive import (
     TurnPart,
 )
 from proxy.store.facets import Facet
-from proxy.types import Message, Status
-
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+from proxy.types import ROLES, Message, Status
 
 _any = msgspec.json.Decoder().decode
 _object = msgspec.json.Decoder(dict[str, Any]).decode
@@ -172,11 +170,9 @@ class _Building:
                 raise BadRequest("fields.type must say what kind of tool it is")
             return ToolPart(Tool(0, line.uuid, line.name, created, ms(line.updated_at), body))
         metadata, content = taken(line.metadata), taken(line.content)
-        title = len(query.every(line.title))
-        pieces = chunk.pieces(_texts(content))
         return DocPart(
             Doc(0, line.uuid, created, line.title, metadata, content),
-            tuple((text, title + len(query.every(text))) for text in pieces),
+            tuple(chunk.indexed(line.title, _texts(content))),
             _facets(_object(metadata)),
         )
 

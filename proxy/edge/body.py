@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,11 +11,13 @@ from starlette.types import Receive
 
 from proxy.edge.deliver import Connection
 from proxy.errors import BadRequest, ProxyError, RequestTimeout, TooLarge
+from proxy.types import INSTRUCTIONS, ROLES
 
 Fields = dict[str, bytes]
 """The top level of a JSON object; the values are raw JSON."""
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+Said = tuple[bytes, dict[str, Any]]
+"""A message: its raw JSON, and the same parsed."""
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -141,7 +144,7 @@ def check_media(headers: dict[bytes, bytes]) -> None:
         raise UnsupportedMedia("send the body as content-type application/json", param="content-type")
 
 
-def messages(given: Fields, most: int, nesting: int) -> list[tuple[bytes, dict[str, Any]]]:
+def messages(given: Fields, most: int, nesting: int) -> list[Said]:
     """The request's messages, each as its raw JSON and parsed. Raises BadRequest naming the message and its field."""
     if "messages" not in given:
         raise BadRequest("messages is missing: send the newest message, or all of them", param="messages")
@@ -162,6 +165,12 @@ def messages(given: Fields, most: int, nesting: int) -> list[tuple[bytes, dict[s
         raw = bytes(item)
         out.append((raw, _message(raw, f"messages[{n}]", nesting)))
     return out
+
+
+def split(said: Sequence[Said]) -> tuple[tuple[bytes, ...] | None, Sequence[Said]]:
+    """The leading instructions, None where there are none, and the messages that follow them."""
+    lead = next((n for n, (_, value) in enumerate(said) if value["role"] not in INSTRUCTIONS), len(said))
+    return tuple(raw for raw, _ in said[:lead]) if lead else None, said[lead:]
 
 
 def _message(raw: bytes, where: str, nesting: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from proxy.recall import query
+
 LARGEST = 1600
 """Characters of a piece: about 400 tokens, so that several fit the room that recalled text has."""
 
@@ -13,6 +15,12 @@ _BREAKS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"(?<=[.!?ã€‚ï¼
 def pieces(texts: Sequence[str]) -> list[str]:
     """Each text in pieces of at most 1,600 characters, cut where it reads best; blank ones are left out."""
     return [piece for text in texts for piece in _cut(text, 0) if piece]
+
+
+def indexed(title: str, texts: Sequence[str]) -> list[tuple[str, int]]:
+    """What is indexed of a document: its pieces, each with how many words it and the title have."""
+    words = len(query.every(title))
+    return [(text, words + len(query.every(text))) for text in pieces(texts)]
 
 
 def _cut(text: str, level: int) -> Iterator[str]:

@@ -327,7 +327,7 @@ class _Making:
         if self.tx.all("SELECT 1 FROM docs WHERE tenant = ? AND uuid = ?", (self.scope.tenant, uuid)):
             self.kept.append(f"doc {uuid}")
         else:
-            docs._create(self.tx, self.scope, self.owner, part.doc, part.chunks, part.facets)
+            docs.put(self.tx, self.scope, self.owner, part.doc, part.chunks, part.facets)
 
     def _instructions(self, part: InstructionsPart, session: int) -> None:
         mark = hashlib.blake2b(part.raw, digest_size=16).digest()

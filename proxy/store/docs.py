@@ -43,10 +43,11 @@ async def create(db: Database, scope: Scope, owner: Owner, doc: Doc, chunks: Seq
     same title and content, NotFound when the owner is gone."""
     found = facets.of_metadata(msgspec.json.decode(doc.metadata))
     write = db.apart if len(chunks) > FEW else db.transaction
-    return await write(lambda tx: _create(tx, scope, owner, doc, chunks, found))
+    return await write(lambda tx: put(tx, scope, owner, doc, chunks, found))
 
 
-def _create(tx: Tx, scope: Scope, owner: Owner, doc: Doc, chunks: Sequence[Chunk], found: Sequence[Facet]) -> Doc:
+def put(tx: Tx, scope: Scope, owner: Owner, doc: Doc, chunks: Sequence[Chunk], found: Sequence[Facet]) -> Doc:
+    """`create` within a transaction; `found`: the facets of the metadata."""
     holders.hold(tx, scope, owner)
     digest = hashlib.blake2b(msgspec.json.encode([doc.title, doc.content]), digest_size=16).digest()
     rows = tx.all(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from proxy.store import facets
+from proxy.store import facets, sessions
 from proxy.store.database import Database, Tx
 from proxy.store.entries import PAGE, Segment
 from proxy.types import ROOT_BRANCH, Scope, Status
@@ -63,10 +63,5 @@ def _clear(tx: Tx, scope: Scope, session: int, now: int) -> bool:
     tx.all("DELETE FROM replays WHERE tenant = ? AND session = ?", where)
     tx.all("DELETE FROM instructions WHERE tenant = ? AND session = ?", where)
     tx.all("DELETE FROM branches WHERE tenant = ? AND session = ?", where)
-    tx.all(
-        """INSERT INTO branches (tenant, session, branch, parent, forked_at, head, total, end_digest, end_status,
-                                 last_turn, cut, cut_key, instructions, created_at)
-           VALUES (?, ?, ?, NULL, 0, 0, 0, x'', 'complete', 0, 0, '', NULL, ?)""",
-        (scope.tenant, session, ROOT_BRANCH, now),
-    )
+    sessions.begin(tx, scope, session, now)
     return True

@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 from proxy.store.database import Database, Tx
-from proxy.types import Branch, Instructions, Scope, Session
+from proxy.types import ROOT_BRANCH, Branch, Instructions, Scope, Session
 
 Found = tuple[Session, Branch]
 
@@ -41,6 +41,16 @@ def is_uuid(name: str) -> bool:
 def has_uuid(tx: Tx, scope: Scope, uuid: str) -> bool:
     """Whether a session has this UUID: no other one may have it as its name, or the id would lead to that one."""
     return bool(tx.all("SELECT 1 FROM sessions WHERE tenant = ? AND uuid = ?", (scope.tenant, uuid.lower())))
+
+
+def begin(tx: Tx, scope: Scope, session: int, now: int) -> None:
+    """The empty root branch of a session that has none."""
+    tx.all(
+        """INSERT INTO branches (tenant, session, branch, parent, forked_at, head, total, end_digest, end_status,
+                                 last_turn, cut, cut_key, instructions, created_at)
+           VALUES (?, ?, ?, NULL, 0, 0, 0, x'', 'complete', 0, 0, '', NULL, ?)""",
+        (scope.tenant, session, ROOT_BRANCH, now),
+    )
 
 
 async def branches(db: Database, scope: Scope, session: int) -> dict[int, Branch]:

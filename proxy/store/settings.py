@@ -48,12 +48,7 @@ def _create(tx: Tx, scope: Scope, new: Settings, joining: Joining) -> Settings:
     if not rows:
         raise _taken()
     id = rows[0][0]
-    tx.all(
-        """INSERT INTO branches (tenant, session, branch, parent, forked_at, head, total, end_digest, end_status,
-                                 last_turn, cut, cut_key, instructions, created_at)
-           VALUES (?, ?, ?, NULL, 0, 0, 0, x'', 'complete', 0, 0, '', NULL, ?)""",
-        (scope.tenant, id, ROOT_BRANCH, new.created_at),
-    )
+    sessions.begin(tx, scope, id, new.created_at)
     tx.all("INSERT INTO settings (tenant, session, body) VALUES (?, ?, ?)", (scope.tenant, id, _encode(new.fields)))
     _join(tx, scope, id, "agent", joining.agents)
     _join(tx, scope, id, "user", joining.users)

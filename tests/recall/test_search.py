@@ -69,6 +69,7 @@ async def test_what_others_store_changes_no_score(db: Database) -> None:
     ada, bob = await owner(db, MINE, "ada"), await owner(db, MINE, "bob")
     await write(db, MINE, ada, "blue whale", "blue sky", "red sky")
     before = await search.text(db, MINE, [ada], "blue sky", 10)
+    assert [hit.text for hit in before] == ["blue sky", "blue whale", "red sky"]
     await write(db, MINE, bob, *(f"blue {n}" for n in range(30)))
     assert await search.text(db, MINE, [ada], "blue sky", 10) == before
 

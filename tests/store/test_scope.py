@@ -95,6 +95,9 @@ CHANGES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "tools.put": lambda db, scope, id: told(
         db.transaction(lambda tx: tools.put(tx, scope, at(id), [making.tool("look"), making.tool("new")]))
     ),
+    "docs.put": lambda db, scope, id: told(
+        db.transaction(lambda tx: docs.put(tx, scope, at(id), Doc(0, "new", 9, "", b"{}", b'["x"]'), [("x", 1)], []))
+    ),
     "owners.hold": lambda db, scope, id: told(db.transaction(lambda tx: owners.hold(tx, scope, at(id)))),
     "facets.touch": lambda db, scope, id: db.transaction(lambda tx: facets.touch(tx, scope, "session", id, 9)),
 }
@@ -107,8 +110,8 @@ MAKES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "archive.store": lambda db, scope, _: archive.store(db, scope, lambda: PARTS, 9),
 }
 """What makes something of one's own, of the same name."""
-ELSEWHERE = {"sessions.delete", "turns.append"}
-"""Tried below."""
+ELSEWHERE = {"sessions.delete", "turns.append", "sessions.begin"}
+"""Tried below; the last one within settings.create and history.clear, which look for the session first."""
 UUID = "12345678-1234-4234-8234-123456789012"
 PARTS = [
     archive.SessionPart(UUID, "s", None, None, 1, 1, 0, 9, 9, b"{}", ("a",)),

@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
+from proxy.edge import models as listing
 from proxy.edge.julep import shapes, tools
 from proxy.edge.julep.merge import given, patched, replaced
 from proxy.edge.julep.page import filters, page_of
 from proxy.edge.julep.times import known, own_uuid, shown
-from proxy.edge.openai import passthrough
 from proxy.edge.operation import Ask
 from proxy.edge.tenants import admitted
 from proxy.errors import BadRequest, NotFound
@@ -96,7 +96,7 @@ async def delete(ask: Ask) -> shapes.Deleted:
 
 async def models(ask: Ask) -> shapes.Models:
     """List the models that an agent may have."""
-    found = await passthrough.models(ask.svc, ask.who, ask.frame)
+    found = await listing.every(ask.svc, ask.who, ask.frame)
     return shapes.Models(models=[shapes.ModelItem(id=str(model["id"])) for model in found])
 
 

@@ -10,8 +10,7 @@ from proxy.edge import body
 from proxy.edge.body import Fields
 from proxy.edge.julep import chat_shapes as shapes
 from proxy.edge.julep.shapes import CreateTool
-from proxy.edge.openai.chat import INSTRUCTIONS
-from proxy.edge.operation import decoded
+from proxy.edge.operation import Ask
 from proxy.edge.request import Request
 from proxy.edge.retries import fingerprint, idempotency_key, is_retry
 from proxy.errors import BadRequest
@@ -33,25 +32,26 @@ NULLS = ("name", "tool_call_id", "tool_calls")
 _encode = msgspec.json.encode
 
 
-def turn_of(svc: Services, who: Scope, request: Request, name: str, raw: bytes) -> Turn:
-    """Raises Invalid or BadRequest naming the field."""
-    given: shapes.Chat = decoded(raw or b"{}", shapes.Chat)
-    fields = body.fields(raw)
+def turn_of(ask: Ask) -> Turn:
+    """Raises BadRequest naming the field."""
+    svc, request = ask.svc, ask.frame
+    given: shapes.Chat = ask.given
+    fields = body.fields(ask.raw)
     limits = svc.config.limits
     fields["messages"] = in_parts(fields["messages"], given.messages)
     said = [in_openai_words(*one) for one in body.messages(fields, limits.messages_per_request, limits.nesting)]
-    lead = next((n for n, (_, value) in enumerate(said) if value["role"] not in INSTRUCTIONS), len(said))
+    system, messages = body.split(said)
     model = _model(given)
-    who = _with_own_key(svc, who, request)
+    who = _with_own_key(svc, ask.who, request)
     target = route(svc.config, model)
     return Turn(
         scope=who,
-        name=name,
+        name=ask.path["id"],
         options=_options(given),
         request_id=request.id,
         fields=_fields(given, fields, model),
-        system=tuple(one for one, _ in said[:lead]) if lead else None,
-        messages=said[lead:],
+        system=system,
+        messages=messages,
         model=model,
         stream=given.stream,
         wants_usage=given.stream,
@@ -60,7 +60,7 @@ def turn_of(svc: Services, who: Scope, request: Request, name: str, raw: bytes) 
         target=target,
         key=idempotency_key(request.headers),
         retried=is_retry(request.headers),
-        request=fingerprint(raw, request.headers),
+        request=fingerprint(ask.raw, request.headers),
         now=epoch_ms(),
         started=request.started,
         client=request.headers,

@@ -21,7 +21,7 @@ STREAMED = 200
 
 async def chat(ask: Ask) -> Answering:
     """Send messages and get the model's answer: JSON with status 201, or server-sent events when `stream` is true."""
-    turn = turn_of(ask.svc, ask.who, ask.frame, ask.path["id"], ask.raw)
+    turn = turn_of(ask)
     client = Client(may_leave=ask.svc.config.sessions.on_disconnect == "finish")
     status = STREAMED if turn.stream else CREATED
     facts: dict[str, object] = {}
@@ -31,7 +31,7 @@ async def chat(ask: Ask) -> Answering:
 
 async def render(ask: Ask) -> shapes.Rendered:
     """Show what a chat request would send, without sending or storing it."""
-    asked = turn_of(ask.svc, ask.who, ask.frame, ask.path["id"], ask.raw)
+    asked = turn_of(ask)
     _, at, composed = await preview(ask.svc, asked)
     sent: dict[str, Any] = msgspec.json.decode(composed.body)
     return shapes.Rendered(

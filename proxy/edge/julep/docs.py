@@ -13,7 +13,7 @@ from proxy.edge.julep.shapes import Deleted
 from proxy.edge.julep.times import known, shown
 from proxy.edge.operation import Ask
 from proxy.errors import BadRequest, TooLarge
-from proxy.recall import chunk, query, search
+from proxy.recall import chunk, search
 from proxy.resources import Doc, Hit
 from proxy.services import epoch_ms, new_id
 from proxy.store import docs, facets
@@ -38,17 +38,11 @@ async def create(ask: Ask) -> shapes.Doc:
         raise TooLarge(f"a document holds at most {LARGEST:,} bytes; split it into several", param="content")
     if len(texts) > MOST:
         raise BadRequest(f"a document holds at most {MOST} texts; join short ones", param="content")
-    chunks = await asyncio.to_thread(_chunks, given.title, texts)
+    chunks = await asyncio.to_thread(chunk.indexed, given.title, texts)
     if not chunks or not given.title.strip():
         raise BadRequest("a document needs a title and a text that are not blank", param="content")
     doc = Doc(0, new_id(), epoch_ms(), given.title, _encode(given.metadata or {}), content)
     return shown_doc(await docs.create(ask.svc.db, ask.who, owner, doc, chunks))
-
-
-def _chunks(title: str, texts: Sequence[str]) -> list[docs.Chunk]:
-    """What is indexed of a document: its pieces, each with how many words it and the title have."""
-    words = len(query.every(title))
-    return [(text, words + len(query.every(text))) for text in chunk.pieces(texts)]
 
 
 async def page(ask: Ask) -> shapes.Docs:

@@ -8,7 +8,7 @@ from proxy.store import members, settings
 
 async def of(ask: Ask) -> Owner:
     """Raises NotFound when the tenant has no such agent, user or session."""
-    kind = ask.frame.path.removeprefix("/api").split("/")[1]
+    kind = ask.frame.path.split("/")[1]
     if kind == "sessions":
         session = await settings.find(ask.svc.db, ask.who, ask.path["id"])
         return Owner("session", session.id, session.uuid)

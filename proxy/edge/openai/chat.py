@@ -18,8 +18,6 @@ from proxy.types import Scope as Tenant
 from proxy.upstream.headers import upstream_headers
 from proxy.upstream.route import route
 
-INSTRUCTIONS = ("system", "developer")
-
 
 async def completions(svc: Services, scope: Scope, connection: Connection) -> None:
     """The endpoint, called straight from the ASGI application: no router, no request object."""
@@ -57,7 +55,7 @@ def _turn(svc: Services, who: Tenant, request: Request, raw: bytes, fields: Fiel
     limits = svc.config.limits
     options = identity.options_of(svc.config.sessions, request.headers, fields, named)
     said = body.messages(fields, limits.messages_per_request, limits.nesting)
-    lead = next((n for n, (_, value) in enumerate(said) if value["role"] not in INSTRUCTIONS), len(said))
+    system, messages = body.split(said)
     model = _model(fields)
     target = route(svc.config, model)
     stream = _flag(fields, "stream")
@@ -69,8 +67,8 @@ def _turn(svc: Services, who: Tenant, request: Request, raw: bytes, fields: Fiel
         options=options,
         request_id=request.id,
         fields={name: value for name, value in fields.items() if name not in identity.OURS},
-        system=tuple(raw for raw, _ in said[:lead]) if lead else None,
-        messages=said[lead:],
+        system=system,
+        messages=messages,
         model=model,
         stream=stream,
         wants_usage=stream and _wants_usage(fields),

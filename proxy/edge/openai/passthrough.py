@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator
 import msgspec
 from starlette.types import Scope as AsgiScope
 
-from proxy.edge import auth, body, failures
+from proxy.edge import auth, body, failures, models
 from proxy.edge.body import Fields
 from proxy.edge.deliver import Connection, Head, RawHeaders, deliver, log_request
 from proxy.edge.request import Request, frame
-from proxy.errors import MethodNotAllowed, NotFound, ProxyError, UpstreamBroken, UpstreamError
+from proxy.errors import MethodNotAllowed, NotFound, ProxyError, UpstreamBroken
 from proxy.events import Chunk, Client, End
 from proxy.services import Services
 from proxy.types import Scope
@@ -170,38 +170,7 @@ def _model_of(path: str, headers: dict[bytes, bytes], raw: bytes) -> str | None:
 
 
 async def _respond_models(svc: Services, who: Scope, request: Request, connection: Connection) -> None:
-    content = msgspec.json.encode({"object": "list", "data": await models(svc, who, request)})
+    content = msgspec.json.encode({"object": "list", "data": await models.every(svc, who, request)})
     fields = {b"content-type": b"application/json", b"x-request-id": request.id.encode("latin-1")}
     await connection.start(200, [*fields.items(), (b"content-length", str(len(content)).encode())])
     await connection.write(content, more=False)
-
-
-async def models(svc: Services, who: Scope, request: Request) -> list[dict[str, object]]:
-    """The union of the upstreams' models and the configured aliases. Raises UpstreamError when no upstream answers."""
-    found: dict[str, dict[str, object]] = {}
-    failure: UpstreamError | None = None
-    answered = False
-    for upstream in svc.config.upstreams:
-        call = Call("GET", "/models", b"", upstream_headers(who.credential, upstream, request.headers, b""))
-        try:
-            answer = await exchange(svc.upstreams[upstream.name], upstream, call, own_key=who.credential is None)
-            try:
-                listed = msgspec.json.decode(await read(answer, 32 << 20))
-            finally:
-                await answer.aclose()
-        except UpstreamError as exc:
-            failure = exc
-            continue
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            failure = UpstreamError("the upstream's list of models is not JSON", code="upstream_broken")
-            continue
-        answered = True
-        for model in listed.get("data") or () if isinstance(listed, dict) else ():
-            if isinstance(model, dict) and isinstance(model.get("id"), str):
-                found.setdefault(model["id"], model)
-    if failure is not None and not answered:
-        raise failure
-    for alias in svc.config.models:
-        if alias != "default":
-            found.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "session-proxy"})
-    return list(found.values())

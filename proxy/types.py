@@ -12,6 +12,9 @@ Overflow = Literal["adaptive", "summarize", "truncate", "null"]
 Mode = Literal["auto", "append", "resend", "observe", "continue"]
 """`continue`: as `auto`, but never a branch: the Sessions API's."""
 Status = Literal["complete", "incomplete"]
+Placement = Literal["last_user", "message", "system"]
+"""Where recalled text goes: into the last user message, into a message of its own before that one, or behind the
+system messages."""
 
 ROOT_BRANCH = 1
 
@@ -56,6 +59,10 @@ class Options(msgspec.Struct, frozen=True, gc=False):
     """Whether documents are searched; None: as the session says."""
     recall_tools: bool = True
     """Whether tool calls and their results are sent along with the history."""
+    fork: int | None = None
+    """The turn after which this one starts a branch; 0: at the beginning."""
+    branch: int | None = None
+    """The branch that this turn continues; None: the current one."""
     metadata: dict[str, Any] = {}
     """What the templates of this turn know as `metadata`."""
 
@@ -101,8 +108,25 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     status: Status = "complete"
 
 
+class Carried(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a turn leaves for the next one of its branch, beside the cut.
+
+    `cleared`: results of tool calls before this seq are forwarded as a marker. `prefix`: the raw tokens of what was
+    sent that the next turn can begin with, if it sends the same head (`head_key`: model, tools, system messages; of
+    `head` tokens) and the same history (`prefix_key`). `drift`: what the upstream counted, over what was expected.
+    """
+
+    cleared: int = 0
+    prefix: int = 0
+    prefix_key: str = ""
+    head: int = 0
+    head_key: str = ""
+    drift: float = 1.0
+
+
 class Branch(msgspec.Struct, frozen=True, gc=False):
-    """A line of the conversation. It shares the first `forked_at` entries with `parent`; `head` is its last seq."""
+    """A line of the conversation. It shares the first `forked_at` entries with `parent`; `head` is its last seq.
+    `carried`: JSON of Carried, b"" for nothing."""
 
     number: int
     parent: int | None
@@ -115,6 +139,7 @@ class Branch(msgspec.Struct, frozen=True, gc=False):
     cut: int
     cut_key: str
     instructions: int | None
+    carried: bytes = b""
 
 
 class Session(msgspec.Struct, frozen=True, gc=False):

@@ -52,6 +52,7 @@ TESTED_ELSEWHERE = {
     "events.py": "data only",
     "resources.py": "data only",
     "types.py": "data only",
+    "yamlfile.py": "tests/test_config.py",
     "cli/bench.py": "hands over to the bench package",
     "cli/demo.py": "needs the local model: run by the README's first command",
     "cli/settings.py": "tests/cli/test_main.py",

@@ -15,7 +15,7 @@ async def find(db: Database, scope: Scope, name: str) -> Found | None:
         """SELECT s.id, s.uuid, s.name, s.branch, s.branches, s.turns, s.token_budget, s.overflow,
                   s.dressed,
                   b.branch, b.parent, b.forked_at, b.head, b.total, b.end_digest, b.end_status, b.last_turn,
-                  b.cut, b.cut_key, b.instructions
+                  b.cut, b.cut_key, b.instructions, b.carried
            FROM sessions s JOIN branches b ON b.tenant = s.tenant AND b.session = s.id AND b.branch = s.branch
            WHERE s.tenant = ? AND s.name = ?""",
         (scope.tenant, name),
@@ -25,7 +25,7 @@ async def find(db: Database, scope: Scope, name: str) -> Found | None:
             """SELECT s.id, s.uuid, s.name, s.branch, s.branches, s.turns, s.token_budget, s.overflow,
                       s.dressed,
                       b.branch, b.parent, b.forked_at, b.head, b.total, b.end_digest, b.end_status, b.last_turn,
-                      b.cut, b.cut_key, b.instructions
+                      b.cut, b.cut_key, b.instructions, b.carried
                FROM sessions s JOIN branches b ON b.tenant = s.tenant AND b.session = s.id AND b.branch = s.branch
                WHERE s.tenant = ? AND s.uuid = ?""",
             (scope.tenant, name.lower()),
@@ -56,7 +56,8 @@ def begin(tx: Tx, scope: Scope, session: int, now: int) -> None:
 async def branches(db: Database, scope: Scope, session: int) -> dict[int, Branch]:
     """All branches of a session, by number."""
     rows = await db.all(
-        """SELECT branch, parent, forked_at, head, total, end_digest, end_status, last_turn, cut, cut_key, instructions
+        """SELECT branch, parent, forked_at, head, total, end_digest, end_status, last_turn, cut, cut_key, instructions,
+                  carried
            FROM branches WHERE tenant = ? AND session = ?""",
         (scope.tenant, session),
     )

@@ -20,7 +20,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     `session` None: the session is made, as `name`. `branch` None with it. `fork_at`: a new branch starts after that
     seq of `branch`, whose running total there is `fork_total`. `number`: the turn's number. `answer` b"": kept for no
-    retry. `request`: the hash that a retry must share. Times are epoch milliseconds.
+    retry. `request`: the hash that a retry must share. `carried`: JSON of types.Carried. `recalled`: the text
+    that went up with the turn's user message. Times are epoch milliseconds.
     """
 
     uuid: str
@@ -43,6 +44,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     request: bytes
     answer: bytes
     now: int
+    carried: bytes = b""
+    recalled: bytes | None = None
 
 
 class Answered(msgspec.Struct, frozen=True, gc=False):
@@ -101,10 +104,10 @@ def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
     end = rows[-1]
     moved = tx.all(
         """UPDATE branches SET head = ?, total = ?, end_digest = ?, end_status = ?, last_turn = ?, cut = ?, cut_key = ?,
-                  instructions = ?
+                  instructions = ?, carried = ?
            WHERE tenant = ? AND session = ? AND branch = ? AND head = ? RETURNING branch""",
         (head + len(rows), total + sum([row.tokens for row in rows]), end.digest, end.status, record.number, record.cut,
-         record.cut_key, instructions, scope.tenant, session, branch, head),
+         record.cut_key, instructions, record.carried, scope.tenant, session, branch, head),
     )  # fmt: skip
     if not moved:
         raise _moved_on()
@@ -117,10 +120,11 @@ def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
     _date(tx, scope, (session, branch, head), rows)
     tx.all(
         """INSERT INTO turns (tenant, session, turn, branch, first_seq, last_seq, status, model, instructions,
-                              request_id, ledger, usage, created_at)
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                              request_id, ledger, usage, created_at, cut, cut_key, carried, recalled)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
         (scope.tenant, session, record.number, branch, head + 1, head + len(rows), record.status, record.model,
-         instructions, record.request_id, record.ledger, record.usage, record.now),
+         instructions, record.request_id, record.ledger, record.usage, record.now,
+         record.cut, record.cut_key, record.carried, record.recalled),
     )  # fmt: skip
     _keep_answer(tx, scope, session, record)
     return session, branch

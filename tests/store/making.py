@@ -66,20 +66,22 @@ async def give(db: Database, of: Owner, name: str, *, scope: Scope = ME) -> Tool
 
 
 TABLES = (
-    "branches", "chunks", "docs", "entries", "facets", "instructions", "keys", "members", "participants", "replays",
-    "sessions", "settings", "tenants", "tools", "turns",
+    "blob_uses", "blobs", "branches", "calibrations", "chunks", "docs", "entries", "facets", "instructions", "keys",
+    "members", "participants", "passages", "replays", "sessions", "settings", "summaries", "tenants", "tools", "turns",
 )  # fmt: skip
 
 
 async def everything(db: Database) -> dict[str, list[Any]]:
-    """All rows of all tables; of the index of words the numbers of its chunks."""
+    """All rows of all tables; of the indexes of words the numbers of what they hold."""
     tables = await db.all(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'words%'"
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'words%' "
+        "AND name NOT LIKE 'spoken%'"
     )
     assert {name for (name,) in tables} == set(TABLES)
     found = {name: await db.all(f"SELECT * FROM {name}") for name in TABLES}  # noqa: S608 - names from above
     return {name: sorted(rows, key=repr) for name, rows in found.items()} | {
-        "words": await db.all("SELECT rowid FROM words")
+        "words": await db.all("SELECT rowid FROM words"),
+        "spoken": await db.all("SELECT rowid FROM spoken"),
     }
 
 

@@ -63,10 +63,12 @@ def case(name: str, args: argparse.Namespace) -> list[Row]:
     """One case, with a load generator and a mock model server of its own."""
     rounds = args.rounds or (2 if args.quick else 5)
     with servers.directory() as home, servers.mock(home) as mock, servers.load(home) as load:
-        rows = CASES[name](Lab(load, mock, rounds, args.quick, args.soak_requests))
+        rows = CASES[name](Lab(load, mock, rounds, args.quick, args.soak_requests, args.locomo))
         for sample in load.total.samples:
             note(f"  failed request: {sample}")
-        return [*rows, Row(name, "failed requests", load.total.errors, f"of {load.total.requests:,}", target=0)]
+        if load.total.requests:
+            rows.append(Row(name, "failed requests", load.total.errors, f"of {load.total.requests:,}", target=0))
+        return rows
 
 
 def note(text: str) -> None:

@@ -22,16 +22,17 @@ class Lab:
     rounds: int
     quick: bool
     soak_requests: int
+    locomo: Path | None = None
 
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
     @contextlib.contextmanager
-    def proxy(self, home: Path | None = None) -> Generator[Server, None, None]:
+    def proxy(self, home: Path | None = None, budget: int | None = servers.BUDGET) -> Generator[Server, None, None]:
         """A proxy with a fresh store, or with the one in `home`."""
         with contextlib.ExitStack() as stack:
             where = home or stack.enter_context(servers.directory())
-            yield stack.enter_context(servers.proxy(where, self.mock.port))
+            yield stack.enter_context(servers.proxy(where, self.mock.port, budget=budget))
 
     @contextlib.contextmanager
     def yardsticks(self) -> Generator[tuple[Server, Server | None], None, None]:

@@ -1,9 +1,10 @@
 """The options of the benchmark, the same for `python -m bench` and `session-proxy bench`."""
 
 import argparse
+import os
 from pathlib import Path
 
-NAMES = ("stateless", "turn", "history", "stream", "start", "api", "soak")
+NAMES = ("stateless", "turn", "history", "stream", "start", "api", "context", "prefix", "soak")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -12,6 +13,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all values there")
     parser.add_argument("--rounds", type=positive, metavar="N", help="rounds of each comparison (5, with --quick 2)")
     parser.add_argument("--soak-requests", type=positive, default=50_000, metavar="N", help="requests of the soak case")
+    parser.add_argument(
+        "--locomo", type=Path, metavar="FILE", default=os.environ.get("BENCH_LOCOMO") or None,
+        help="LoCoMo dialogues for the prefix case (else BENCH_LOCOMO, else generated ones)",
+    )  # fmt: skip
 
 
 def argv(args: argparse.Namespace) -> list[str]:
@@ -21,6 +26,8 @@ def argv(args: argparse.Namespace) -> list[str]:
         words.append("--quick")
     if args.json is not None:
         words += ["--json", str(args.json)]
+    if args.locomo is not None:
+        words += ["--locomo", str(args.locomo.absolute())]
     if args.rounds is not None:
         words += ["--rounds", str(args.rounds)]
     return words

@@ -18,7 +18,7 @@ PACKAGES = ("session-proxy", "starlette", "uvicorn", "uvloop", "httptools", "aio
 
 @dataclass(frozen=True)
 class Row:
-    """One measured value: the median of its rounds. Targets are upper limits."""
+    """One measured value: the median of its rounds. Targets are upper limits, or lower ones where `floor` says so."""
 
     case: str
     name: str
@@ -26,12 +26,14 @@ class Row:
     unit: str = ""
     rounds: tuple[float, ...] = ()
     target: float | None = None
+    floor: bool = False
 
     @property
     def verdict(self) -> str:
         if self.target is None:
             return ""
-        return "met" if self.value <= self.target else "missed"
+        met = self.value >= self.target if self.floor else self.value <= self.target
+        return "met" if met else "missed"
 
 
 def row(case: str, name: str, values: Sequence[float], unit: str = "", target: float | None = None) -> Row:
@@ -54,7 +56,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def _cells(each: Row) -> tuple[str, ...]:
     spread = f"{_number(min(each.rounds))} .. {_number(max(each.rounds))}" if len(each.rounds) > 1 else ""
-    target = "" if each.target is None else f"<= {each.target:g}"
+    target = "" if each.target is None else f"{'>=' if each.floor else '<='} {each.target:g}"
     return (each.case, each.name, f"{_number(each.value)} {each.unit}".rstrip(), spread, target, each.verdict)
 
 

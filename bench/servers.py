@@ -131,24 +131,26 @@ def nginx(home: Path, upstream: int) -> Generator[Server | None, None, None]:
 
 
 @contextlib.contextmanager
-def proxy(home: Path, upstream: int, ready: Callable[[int], bool] | None = None) -> Generator[Server, None, None]:
+def proxy(
+    home: Path, upstream: int, ready: Callable[[int], bool] | None = None, budget: int | None = BUDGET
+) -> Generator[Server, None, None]:
     """`session-proxy serve` with its store in `home`, handed out when /healthz, or `ready`, says so."""
     port = free_port()
     file = home / "config.yaml"
-    file.write_text(yaml.safe_dump(config(home, port, upstream)))
+    file.write_text(yaml.safe_dump(config(home, port, upstream, budget)))
     with process.start("proxy", [sys.executable, *PROXY, "--config", str(file)], home, _tested()) as own:
         ask = ready or (lambda port: answers(port, "GET", "/healthz") == 200)
         wait(own, port, lambda: ask(port))
         yield Server("proxy", port, own)
 
 
-def config(home: Path, port: int, upstream: int) -> dict[str, Any]:
+def config(home: Path, port: int, upstream: int, budget: int | None) -> dict[str, Any]:
     return {
         "server": {"host": "127.0.0.1", "port": port},
         "auth": {"mode": "open"},
         "upstreams": [{"name": "mock", "base_url": f"http://127.0.0.1:{upstream}/v1", "api_key": "", "models": ["*"]}],
         "storage": {"url": f"sqlite:///{home / 'bench.db'}", "synchronous": "full"},
-        "context": {"token_budget": BUDGET, "overflow": "truncate"},
+        "context": {"token_budget": budget, "overflow": "truncate"},
     }
 
 

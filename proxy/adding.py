@@ -64,6 +64,7 @@ async def _append(svc: Services, scope: Scope, found: sessions.Found, given: Giv
         instructions=Instructions(id=branch.instructions),
         cut=branch.cut,
         cut_key=branch.cut_key,
+        carried=branch.carried,
         status="complete",
         model="",
         request_id=given.request_id,

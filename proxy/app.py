@@ -6,13 +6,16 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 
+from proxy.calibration import Calibration
 from proxy.config import Config, UpstreamConfig
 from proxy.context.tokens import Count
 from proxy.edge.application import Edge
 from proxy.edge.routes import PLAIN
-from proxy.services import Services, TurnQueue
+from proxy.services import Services, TurnQueue, epoch_ms
 from proxy.store import sqlite
+from proxy.summarize import Summaries
 from proxy.telemetry.log import Logger
+from proxy.telemetry.metrics import Metrics
 from proxy.templates.renderer import Renderer
 from proxy.upstream.catalog import Catalog
 from proxy.upstream.client import HttpUpstream
@@ -60,20 +63,30 @@ async def opened(config: Config, counter: Callable[[], Awaitable[Count]] | None 
     upstreams = {upstream.name: client_of(upstream) for upstream in config.upstreams}
     log = Logger(config.telemetry.log_level)
     templates = Renderer()
+    count = counter or Counter()
+    context_of = Catalog(upstreams).context_of
+    calibration = Calibration()
+    metrics = Metrics(config.telemetry.metrics)
+    summaries = Summaries(config, db, upstreams, count, context_of, log, epoch_ms, metrics=metrics)
     svc = Services(
         config=config,
         db=db,
         upstreams=upstreams,
-        counter=counter or Counter(),
-        context_of=Catalog(upstreams).context_of,
+        counter=count,
+        context_of=context_of,
         queue=TurnQueue(config.sessions.wait_timeout_s),
         log=log,
         templates=templates,
+        summaries=summaries,
+        calibration=calibration,
+        metrics=metrics,
     )
     plain = Starlette(routes=PLAIN)
     plain.state.services = svc
     try:
-        yield Edge(svc, plain)
+        await calibration.load(db)
+        async with summaries:
+            yield Edge(svc, plain)
     finally:
         for upstream in upstreams.values():
             await upstream.aclose()

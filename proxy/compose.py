@@ -1,23 +1,27 @@
-"""The request that goes upstream: prices the new messages, fixes the budget, has the context assembled, splices."""
+"""The request that goes upstream: prices the new messages, adds what the session knows, has the context assembled."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, TypeVar
 
 import msgspec
 
-from proxy import recollect, remember
-from proxy.context import placement, tokens
+from proxy import budget, past, remember
+from proxy.budget import Scale, Weighed
+from proxy.context import placement, prefix, tokens
 from proxy.context.assemble import Limits, Material, Plan, assemble
 from proxy.context.tokens import Count
-from proxy.context.transcript import RESULTS, Piece, of_entry, without_tools
+from proxy.context.transcript import RESULTS, Piece, marker
+from proxy.errors import ContextTooLong, Unavailable
 from proxy.introduce import Introduction, introduced
+from proxy.ledger import Weight
+from proxy.past import Past, Ready
 from proxy.recollect import Found
-from proxy.remember import Recalled
-from proxy.resources import Hit
+from proxy.remember import Recalled, Sought
 from proxy.services import Services, Turn
-from proxy.store import entries, sessions
-from proxy.types import Instructions, Message, Sent
+from proxy.splice import as_sent, splice
+from proxy.store import sessions
+from proxy.types import Carried, Instructions, Message, Placement, Sent
 
 THREAD_BYTES = 100_000
 """Above this many bytes of text, counting (about 40 ms a megabyte) leaves the event loop."""
@@ -25,156 +29,282 @@ THREAD_BYTES = 100_000
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-class Past(msgspec.Struct, frozen=True, gc=False):
-    """The history to choose from; `before`, `before_tokens` and `detached` as in recollect.History."""
-
-    pieces: Sequence[Piece]
-    before: int
-    before_tokens: int
-    detached: bool
-
-
 class Composed(msgspec.Struct, frozen=True, gc=False):
-    """What goes up and what will be stored of it. `new`: the new messages with their tokens; `docs`: the documents that
-    were found for them."""
+    """What goes up and what will be stored of it. `new`: the new messages with their tokens; `recalled`: what was found
+    for them; `kept_text`: what the turn keeps of it for its tool loop. `scale`: what the upstream was expected to
+    count; `carried`: what the turn leaves for the next one; `errors`: the parts that the turn had to do without."""
 
     body: bytes
     plan: Plan
+    weight: Weight
     new: Sequence[Message]
     instructions: Instructions
     cut_key: str
     before_tokens: int
-    docs: Sequence[Hit] = ()
-
-
-class Dressing(msgspec.Struct, frozen=True, gc=False):
-    """What a session's settings add to a turn: a system message, and documents."""
-
-    introduction: Introduction = Introduction()
+    limits: Limits
+    scale: Scale
     recalled: Recalled = Recalled()
+    kept_text: bytes | None = None
+    carried: Carried = Carried()
+    errors: Sequence[str] = ()
 
 
-async def compose(svc: Services, turn: Turn, found: Found) -> Composed:
-    """Raises ContextTooLong when what must be sent does not fit the budget."""
+NO_PAST = Past((), 0, 0, False)
+NOTHING = Recalled()
+
+
+class _Given(msgspec.Struct, frozen=True, gc=False):
+    """What a turn brings and what it is bound to, priced. `tokens`: of the new messages, with what opens the reply."""
+
+    new: Sequence[Message]
+    tokens: int
+    instructions: Instructions
+    tools_tokens: int
+    limits: Limits
+    scale: Scale
+    last: Carried
+    count: Count
+
+
+class _Base(msgspec.Struct, frozen=True, gc=False):
+    """What goes up whatever is recalled: the session's own system message, the documents that were found, the summaries
+    that are ready, the history to choose from. `room`: what history and recalled text may have of the budget, in raw
+    tokens (None: no limit)."""
+
+    given: _Given
+    introduction: Introduction
+    docs: Sought
+    summaries: Ready
+    room: int | None
+    past: Past = NO_PAST
+
+
+async def compose(svc: Services, turn: Turn, found: Found, ceiling: int | None = None) -> Composed:
+    """`ceiling`: the upstream's tokens that may go up at the most, where it has refused more. Raises ContextTooLong
+    when what must be sent does not fit the budget."""
+    given = await _given(svc, turn, found, ceiling)
+    if turn.options.mode == "observe":
+        return await _observed(svc, turn, found, given)
+    base = await _base(svc, turn, found, given)
+    limits = given.limits
+    recalled = await _recalled(svc, turn, found, base, limits)
+    base = msgspec.structs.replace(base, past=await _past(svc, turn, found, base, recalled))
+    text = await past.resumed(svc, turn, found, base.past)
+    if text:
+        recalled = remember.again(text, given.count, placement.frame(svc.config.recall.placement))
+    base, weighed = await _weighed(svc, turn, found, base, recalled)
+    plan = weighed.plan
+    if plan.cut > limits.cut and not text:  # what leaves now may be what the question is about
+        limits = msgspec.structs.replace(limits, cut=plan.cut, cleared=plan.cleared)
+        pieces = past.marked(base.past.pieces, plan.cleared, marker(given.count) if plan.cleared else 0)
+        base = msgspec.structs.replace(base, past=msgspec.structs.replace(base.past, pieces=pieces))
+        recalled = await _recalled(svc, turn, found, base, limits)
+        if recalled.turns:
+            weighed = _fitted(svc, turn, base, limits, recalled)
+    return _composed(svc, turn, found, base, _Outcome(weighed, recalled, bool(text)))
+
+
+async def _given(svc: Services, turn: Turn, found: Found, ceiling: int | None) -> _Given:
     count = await svc.counter()
     new = await _priced(found.new, count)
-    instructions = await _instructions(svc, turn, found, count)
-    if turn.options.mode == "observe":
-        return await _observed(svc, turn, found, new, instructions)
-    limits = await _limits(svc, turn, found)
-    cut_key = _cut_key(turn, limits)
-    tools_tokens = await _tools(turn, count)
-    new_tokens = sum([message.tokens for message in new]) + tokens.REPLY
-    room = None if limits.budget is None else limits.budget - instructions.tokens - tools_tokens - new_tokens
-    dressing = await _dressing(svc, turn, found, _spare(room, limits, found), count)
-    intro, recalled = dressing.introduction, dressing.recalled
+    last = budget.last(found)
+    scale = budget.scale(svc, turn, last)
+    return _Given(
+        new=new,
+        tokens=sum([message.tokens for message in new]) + tokens.REPLY,
+        instructions=await _instructions(svc, turn, found, count),
+        tools_tokens=await _tools(turn, count),
+        limits=await budget.limits(svc, turn, found, ceiling, scale),
+        scale=scale,
+        last=last,
+        count=count,
+    )
+
+
+async def _base(svc: Services, turn: Turn, found: Found, given: _Given) -> _Base:
+    docs = await remember.documents(svc, turn, found)
+    introduction = Introduction()
+    if turn.profile is not None:
+        introduction = await introduced(svc, turn, turn.profile, docs.docs, given.count)
+    room = given.limits.raw
     if room is not None:
-        room -= intro.tokens + recalled.tokens
-    past = _block(svc, found, cut_key, room) if turn.options.recall_tools else None
-    past = past or await _past(svc, turn, found, limits)
-    material = Material(
-        instructions=b",".join([raw for raw in (intro.raw, instructions.raw) if raw]),
-        instructions_tokens=intro.tokens + instructions.tokens,
-        tools_tokens=tools_tokens,
-        history=past.pieces,
-        before=past.before,
-        before_tokens=past.before_tokens,
-        new=_with_recalled([Piece(m.role, m.raw, m.tokens, calls=m.calls) for m in new], found, recalled),
-        new_tokens=new_tokens,
-        detached=past.detached,
+        room -= given.instructions.tokens + given.tools_tokens + given.tokens + introduction.tokens
+    return _Base(given, introduction, docs, await past.summarized(svc, turn, found, given.limits), room)
+
+
+async def _recalled(svc: Services, turn: Turn, found: Found, base: _Base, limits: Limits) -> Recalled:
+    """What the new messages call for, within its share of the room."""
+    context = svc.config.context
+    room = base.room
+    if room is not None and limits.strategy == "null" and found.branch is not None:  # history takes what it needs
+        room -= found.branch.total if found.fork_at is None else found.fork_total
+    share = (
+        context.recall_max_tokens if room is None else min(context.recall_max_tokens, int(context.recall_share * room))
+    )
+    old = await remember.exchanges(svc, turn, found, limits.strategy, limits.cut)
+    shown = base.docs.docs if base.introduction.shows_docs else ()
+    docs = () if shown else base.docs.docs
+    recalled = NOTHING
+    if docs or old.turns or old.misses:
+        frame = placement.frame(svc.config.recall.placement)
+        recalled = remember.fitting(docs, share, base.given.count, old, frame)
+    return msgspec.structs.replace(
+        recalled,
+        hits=[*shown, *recalled.hits],
+        segments=[*remember.shown(shown).segments, *recalled.segments],
+        error=old.error or base.docs.error,
+    )
+
+
+async def _past(svc: Services, turn: Turn, found: Found, base: _Base, recalled: Recalled) -> Past:
+    """The history to choose from: as the last turn sent it, else from the store."""
+    limits, current = base.given.limits, base.summaries.current
+    if turn.options.recall_tools:
+        room = base.room
+        if room is not None:
+            room -= recalled.tokens + (current.tokens if current is not None else 0)
+        kept = past.joined(svc, found, budget.cut_key(turn, limits), room, limits)
+        if kept is not None:
+            return kept
+    return await past.read(svc, turn, found, limits, base.given.count)
+
+
+async def _weighed(svc: Services, turn: Turn, found: Found, base: _Base, recalled: Recalled) -> tuple[_Base, Weighed]:
+    """The plan within its budget. A joined history that turns out too large is read, or all of it would leave."""
+    limits = base.given.limits
+    weighed = _fitted(svc, turn, base, limits, recalled)
+    if weighed.plan.cut > limits.cut and any(piece.role == "block" for piece in base.past.pieces):
+        read = await past.read(svc, turn, found, limits, base.given.count)
+        base = msgspec.structs.replace(base, past=read)
+        weighed = _fitted(svc, turn, base, limits, recalled)
+    return base, weighed
+
+
+def _fitted(svc: Services, turn: Turn, base: _Base, limits: Limits, recalled: Recalled) -> Weighed:
+    """The plan within its budget, without the recalled text where that does not fit beside what must be sent."""
+    given = base.given
+    try:
+        material = _material(svc, turn, base, recalled)
+        return budget.fitted(material, limits, given.scale.estimate, given.count)
+    except ContextTooLong:
+        if not recalled.tokens:
+            raise
+        return budget.fitted(
+            _material(svc, turn, base, remember.crowded_out(recalled)), limits, given.scale.estimate, given.count
+        )
+
+
+def _material(svc: Services, turn: Turn, base: _Base, recalled: Recalled) -> Material:
+    given, intro = base.given, base.introduction
+    pieces = list(base.past.pieces)
+    strip = turn.target.upstream.strip_fields
+    raws = [past.replayed(turn, m.raw) if strip else m.raw for m in given.new]
+    new = [Piece(m.role, raw, m.tokens, calls=m.calls) for m, raw in zip(given.new, raws, strict=True)]
+    where = svc.config.recall.placement
+    if recalled.text and where != "system":
+        _place([pieces, new], recalled.text, where)
+    return Material(
+        instructions=b",".join([raw for raw in (intro.raw, given.instructions.raw) if raw]),
+        instructions_tokens=intro.tokens + given.instructions.tokens,
+        tools_tokens=given.tools_tokens,
+        history=pieces,
+        before=base.past.before,
+        before_tokens=base.past.before_tokens,
+        new=new,
+        new_tokens=given.tokens,
+        detached=base.past.detached,
         recalled_tokens=recalled.tokens,
         recalled=recalled.segments,
+        recalled_first=placement.message(recalled.text) if recalled.text and where == "system" else b"",
+        current=base.summaries.current,
+        prepared=base.summaries.prepared,
     )
-    plan = assemble(material, limits, count)
-    body = splice(turn, plan.messages)
-    return Composed(body, plan, new, instructions, cut_key, past.before_tokens, recalled.hits)
 
 
-def _spare(room: int | None, limits: Limits, found: Found) -> int | None:
-    """What documents may share: all that history may have, or what a strategy that leaves nothing out of it leaves."""
-    if room is None or limits.strategy != "null" or found.branch is None:
-        return room
-    return room - (found.branch.total if found.fork_at is None else found.fork_total)
+def _place(lists: Sequence[list[Piece]], text: str, where: Placement) -> None:
+    """Puts the text to the newest user message, wherever that stands."""
+    for pieces in reversed(lists):
+        for n in reversed(range(len(pieces))):
+            if pieces[n].role == "user":
+                pieces[n] = msgspec.structs.replace(pieces[n], raw=placement.placed(pieces[n].raw, text, where))
+                return
 
 
-async def _dressing(svc: Services, turn: Turn, found: Found, room: int | None, count: Count) -> Dressing:
-    """`room`: the tokens that are left for it and for the history, None for no limit."""
-    profile = turn.profile
-    if profile is None:
-        return Dressing()
-    hits = await remember.searched(svc, turn, found, profile)
-    intro = await introduced(svc, turn, profile, hits, count)
-    if intro.shows_docs:
-        return Dressing(intro, remember.shown(hits))
-    context = svc.config.context
-    share = context.recall_max_tokens
-    if room is not None:
-        share = min(share, int(context.recall_share * (room - intro.tokens)))
-    return Dressing(intro, remember.fitting(hits, share, count) if hits else Recalled())
+class _Outcome(msgspec.Struct, frozen=True, gc=False):
+    """The plan, and the recalled text in it; `resumed`: its user message went up with it before."""
+
+    weighed: Weighed
+    recalled: Recalled
+    resumed: bool
 
 
-def _with_recalled(new: list[Piece], found: Found, recalled: Recalled) -> list[Piece]:
-    """The new messages with the recalled documents before the text of the last user message."""
-    if not recalled.text:
-        return new
-    at = max(n for n, piece in enumerate(new) if piece.role == "user")
-    new[at] = msgspec.structs.replace(new[at], raw=placement.before(found.new[at].value, recalled.text))
-    return new
+def _composed(svc: Services, turn: Turn, found: Found, base: _Base, outcome: _Outcome) -> Composed:
+    given, plan, recalled = base.given, outcome.weighed.plan, outcome.recalled
+    if recalled.tokens and not plan.recall:
+        recalled = remember.crowded_out(recalled)
+    cut_key = budget.cut_key(turn, given.limits)
+    model = turn.target.model or ""
+    parts = (turn.fields.get("tools", b""), base.introduction.raw, given.instructions.raw)
+    head = prefix.head_key(model, parts)
+    history = prefix.history_key(cut_key, plan)
+    reused = prefix.reusable(given.last, head, history, outcome.resumed and plan.recall > 0)
+    if plan.recall and not outcome.resumed and svc.config.recall.placement == "system":
+        reused = min(reused, plan.system + plan.tools + plan.summary)  # all that stands before the text
+    answers = bool(given.new) and given.new[0].role in RESULTS
+    lasts = not answers or (turn.options.recall_tools and (plan.recall > 0 or not outcome.resumed))
+    session = found.session
+    return Composed(
+        body=splice(turn, plan.messages, None if session is None else session.uuid),
+        plan=plan,
+        weight=Weight(outcome.weighed.estimate, min(reused, plan.total)),
+        new=given.new,
+        instructions=given.instructions,
+        cut_key=cut_key,
+        before_tokens=base.past.before_tokens,
+        limits=given.limits,
+        scale=given.scale,
+        recalled=recalled,
+        kept_text=recalled.text.encode() if recalled.text and not outcome.resumed else None,
+        carried=prefix.carried(plan, head, history, model, lasts),
+        errors=_errors(svc, turn, found, base, recalled),
+    )
 
 
-async def _observed(
-    svc: Services, turn: Turn, found: Found, new: Sequence[Message], instructions: Instructions
-) -> Composed:
+def _errors(svc: Services, turn: Turn, found: Found, base: _Base, recalled: Recalled) -> list[str]:
+    """The parts that failed, of which the turn does without. Raises Unavailable where that is not wanted."""
+    errors = [recalled.error] if recalled.error is not None else []
+    failed = (
+        svc.summaries.failure(found.session.id) if base.given.limits.summaries and found.session is not None else None
+    )
+    if failed is not None:
+        if svc.config.sessions.fail_closed:
+            raise Unavailable(
+                f"the summary of what this session left out could not be made ({failed}), and sessions.fail_closed is "
+                "on; send it again, or use context_overflow truncate",
+                code="summary_failed",
+                headers={"Retry-After": "5"},
+            )
+        errors.append(f"summary: {failed}")
+    return errors
+
+
+async def _observed(svc: Services, turn: Turn, found: Found, given: _Given) -> Composed:
     """Forwarded as sent: no budget applies, nothing is left out, and the plan tells what goes up."""
-    count = await svc.counter()
     material = Material(
-        instructions=instructions.raw if turn.system is not None else b"",
-        instructions_tokens=instructions.tokens if turn.system is not None else 0,
-        tools_tokens=await _tools(turn, count),
-        history=await _known(svc, turn, found),
+        instructions=given.instructions.raw if turn.system is not None else b"",
+        instructions_tokens=given.instructions.tokens if turn.system is not None else 0,
+        tools_tokens=given.tools_tokens,
+        history=await past.price_of(svc, turn, found),
         before=0,
         before_tokens=0,
         new=(),
-        new_tokens=sum([message.tokens for message in new]) + tokens.REPLY,
+        new_tokens=given.tokens,
     )
-    plan = assemble(material, Limits(None, "observe", 0, 1.0), count)
-    return Composed(splice(turn, as_sent(turn)), plan, new, instructions, "", 0)
-
-
-async def _known(svc: Services, turn: Turn, found: Found) -> Sequence[Piece]:
-    """The sent messages that are stored already, as one block: their price is the difference of two running totals."""
-    if found.session is None or not found.known or not found.line:
-        return ()
-    last = found.line[0][2]
-    end = await entries.at(svc.db, turn.scope, found.session.id, found.line, last)
-    before = await entries.at(svc.db, turn.scope, found.session.id, found.line, last - found.known)
-    price = (end.total if end else 0) - (before.total if before else 0)
-    return (Piece("block", b"", price, last - found.known + 1, count=found.known),)
-
-
-def _block(svc: Services, found: Found, cut_key: str, room: int | None) -> Past | None:
-    """The history as the last turn sent it, if it may be sent again as it is."""
-    new = found.new
-    if found.session is None or found.branch is None or found.fork_at is not None:
-        return None
-    if new and new[0].role in RESULTS:
-        return None  # they answer a call in the history, which only its own piece shows
-    block = svc.forwarded.get(found.session.id, found.branch.number, found.branch.last_turn, cut_key)
-    if block is None or (room is not None and block.tokens > room):
-        return None
-    if not (block.has_user or any(message.role == "user" for message in new)):
-        return None
-    piece = Piece("block", block.raw, block.tokens, block.first, count=block.count)
-    return Past((piece,), block.first - 1, block.before_tokens, False)
-
-
-async def _past(svc: Services, turn: Turn, found: Found, limits: Limits) -> Past:
-    """The history from the store, message by message."""
-    read = await recollect.history(svc, turn, found, limits.budget, limits.cut)
-    pieces = [of_entry(entry) for entry in read.entries]
-    if not turn.options.recall_tools:
-        pieces = without_tools(pieces, found.new[0].answers if found.new else None)
-    return Past(pieces, read.before, read.before_tokens, read.detached)
+    limits = Limits(None, "observe", 0, 1.0)
+    plan = assemble(material, limits, given.count)
+    weight = Weight(given.scale.estimate(plan), 0)
+    body = splice(turn, as_sent(turn))
+    return Composed(body, plan, weight, given.new, given.instructions, "", 0, limits, given.scale)
 
 
 async def reprice(svc: Services, turn: Turn, found: Found, composed: Composed) -> Composed:
@@ -224,76 +354,3 @@ async def _instructions(svc: Services, turn: Turn, found: Found, count: Count) -
         if known is not None:
             return known
     return Instructions(raw, sum(tokens.of_message(value, count) for value in values))
-
-
-async def _limits(svc: Services, turn: Turn, found: Found) -> Limits:
-    """The budget: the request's, the session's, the configuration's, else the model's context less the answer's
-    reserve. The strategy in the same order."""
-    context, session = svc.config.context, found.session
-    budget = turn.options.token_budget
-    if budget is None and session is not None:
-        budget = session.token_budget
-    if budget is None:
-        budget = context.token_budget
-    if budget is None:
-        window = turn.target.context_tokens or await svc.context_of(turn.target, turn.headers)
-        budget = None if window is None else max(1, window - turn.reserve)
-    strategy = turn.options.overflow or (session.overflow if session else None) or context.overflow
-    limits = Limits(budget, strategy, 0, context.evict_to)
-    if found.branch is not None and found.fork_at is None and found.branch.cut_key == _cut_key(turn, limits):
-        return Limits(budget, strategy, found.branch.cut, context.evict_to)
-    return limits
-
-
-def _cut_key(turn: Turn, limits: Limits) -> str:
-    """What the cut was made for; another budget, strategy or model starts over."""
-    tools = "" if turn.options.recall_tools else "|without tools"
-    return f"{limits.budget}|{limits.strategy}|{turn.target.model or ''}{tools}"
-
-
-def as_sent(turn: Turn) -> bytes:
-    """The client's messages, unchanged."""
-    return turn.fields["messages"].strip()[1:-1]
-
-
-def splice(turn: Turn, messages: bytes) -> bytes:
-    """The body: the client's fields as they came, with `messages`, the upstream's model name, and usage asked for.
-
-    One join: history is never parsed and dumped again, and numbers and unknown fields keep their bytes.
-    """
-    parts = [b'{"messages":[', messages, b"]"]
-    fields = turn.fields
-    if turn.target.model != turn.model:
-        fields = {**fields, "model": msgspec.json.encode(turn.target.model)}
-    if turn.stream and turn.target.upstream.stream_usage:
-        fields = {**fields, "stream_options": _with_usage(fields.get("stream_options"))}
-    for key, value in _upstream_fields(turn, fields):
-        parts += (b',"', key.encode(), b'":', value)
-    parts.append(b"}")
-    return b"".join(parts)
-
-
-def _upstream_fields(turn: Turn, fields: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
-    kept = [(key, value) for key, value in fields.items() if key != "messages"]
-    if fields.get("store") == b"true" and not turn.target.upstream.supports_store:
-        kept = [(key, value) for key, value in kept if key not in ("store", "metadata")]
-    return [(key if key.isidentifier() else msgspec.json.encode(key)[1:-1].decode(), value) for key, value in kept]
-
-
-def _with_usage(given: bytes | None) -> bytes:
-    if given is None or given == b"null":
-        return b'{"include_usage":true}'
-    options = msgspec.json.decode(given)
-    return msgspec.json.encode({**options, "include_usage": True}) if isinstance(options, dict) else given
-
-
-def ledger(number: int | None, branch: int, plan: Plan) -> dict[str, object]:
-    """What a turn sent and why, as it is stored and shown."""
-    return {
-        "turn": number,
-        "branch": branch,
-        "strategy": plan.strategy,
-        "budget": plan.budget,
-        "total": plan.total,
-        "segments": plan.segments,
-    }

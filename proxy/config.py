@@ -132,7 +132,7 @@ class Recall:
     enabled: bool = True
     history: bool = True
     placement: Placement = "last_user"
-    min_score: float = 0.3
+    min_score: float = 0.25
     limit: int = 10
     num_search_messages: int = 4
     max_query_length: int = 1000

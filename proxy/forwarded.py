@@ -18,7 +18,8 @@ LARGEST = 1 << 20
 class Block(msgspec.Struct, frozen=True, gc=False):
     """Stored messages `first` to `first + count - 1` of a branch, joined by commas, up to and with `last_turn`.
 
-    `before_tokens`: of the messages before `first`. `has_user`: whether a user message is among them.
+    `before_tokens`: of the messages before `first`. `has_user`: whether a user message is among them. `cleared`: how
+    many tool results are markers, which saves `saved` tokens.
     """
 
     last_turn: int
@@ -29,6 +30,8 @@ class Block(msgspec.Struct, frozen=True, gc=False):
     before_tokens: int
     has_user: bool
     raw: bytes
+    cleared: int = 0
+    saved: int = 0
 
 
 class Forwarded:

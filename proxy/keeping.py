@@ -7,32 +7,40 @@ from typing import TypeVar
 
 import msgspec
 
-from proxy import recollect
-from proxy.compose import Composed, ledger, priced, reprice
-from proxy.context import tokens
+from proxy import budget, recollect
+from proxy.compose import Composed, priced, reprice
+from proxy.context import calibrate, tokens
 from proxy.context.transcript import call_ids
 from proxy.errors import StoredUnsynced
 from proxy.forwarded import Block
+from proxy.ledger import ledger
+from proxy.past import replayed
 from proxy.recollect import Found
 from proxy.reconcile import digest
 from proxy.services import Services, Turn, epoch_ms
 from proxy.store import sessions, turns
+from proxy.summarize import Wanted
+from proxy.telemetry.metrics import Told
 from proxy.types import Line, Message, Status
 from proxy.upstream.fold import Fold
 
 T = TypeVar("T")
 _encode = msgspec.json.encode
 
+SPOKEN = b'"audio":'
+"""In the JSON of an answer that was spoken; inside a text the quotes are escaped."""
+
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
     """A turn on its way into the store: where it stands, what was composed, the session's UUID and the
-    name its turns queue under, the turn's number."""
+    name its turns queue under, the turn's number. `taught`: what a refusal said of the model, to be stored."""
 
     at: Found
     composed: Composed
     uuid: str
     name: str
     number: int
+    taught: bytes | None = None
 
     def key(self, turn: Turn) -> Line:
         return turn.scope.line(self.name)
@@ -96,11 +104,12 @@ async def _settled(work: Awaitable[T]) -> T:
 async def _append(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> int:
     if turn.options.mode == "observe":
         return await _settled(_append_observed(svc, turn, kept, reply, fold, answer))
-    return await _settled(_stored(svc, turn, kept, _record(turn, kept, reply, fold, answer)))
+    return await _settled(_stored(svc, turn, kept, reply, fold, answer))
 
 
-async def _stored(svc: Services, turn: Turn, kept: Kept, record: turns.Record) -> int:
+async def _stored(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> int:
     """The commit, and what follows from it in memory whether or not anybody still waits."""
+    record = _record(svc, turn, kept, reply, fold, answer)
     key = kept.key(turn)
     try:
         session, branch = await turns.append(svc.db, turn.scope, record)
@@ -109,7 +118,13 @@ async def _stored(svc: Services, turn: Turn, kept: Kept, record: turns.Record) -
         raise
     svc.failed.clear(key)
     other = turn.options.mode == "observe" or not turn.options.recall_tools  # what went up is not the history
-    svc.forwarded.put(session, branch, None if other else _block(kept, record, record.messages[-1]))
+    svc.forwarded.put(session, branch, None if other else _block(turn, kept, record, record.messages[-1]))
+    svc.metrics.turn(_told(kept, record, fold.usage))
+    for error in kept.composed.errors:
+        svc.metrics.session_error(error.partition(":")[0])
+    wanted = to_summarize(turn, kept)
+    if wanted is not None:
+        svc.summaries.start(wanted)
     return branch
 
 
@@ -124,16 +139,59 @@ async def _append_observed(svc: Services, turn: Turn, kept: Kept, reply: Message
             return earlier.branch
         at = await recollect.find(svc, turn, found)
         kept = msgspec.structs.replace(kept, at=at, composed=await reprice(svc, turn, at, kept.composed))
-        return await _stored(svc, turn, kept, _record(turn, kept, reply, fold, answer))
+        return await _stored(svc, turn, kept, reply, fold, answer)
 
 
-def _block(kept: Kept, record: turns.Record, reply: Message) -> Block | None:
+def to_summarize(turn: Turn, kept: Kept) -> Wanted | None:
+    """The summary that the turn asks for; None when it needs none."""
+    upto, session = kept.composed.plan.to_summarize, kept.at.session
+    if upto is None or session is None:
+        return None
+    return Wanted(
+        scope=turn.scope,
+        target=turn.target,
+        client=turn.client,
+        session=session.id,
+        line=kept.at.line,
+        upto=upto,
+        budget=kept.composed.limits.raw,
+        request_id=turn.request_id,
+    )
+
+
+def _told(kept: Kept, record: turns.Record, usage: dict[str, object] | None) -> Told:
+    """What /metrics counts of a stored turn."""
+    composed = kept.composed
+    plan, recalled = composed.plan, composed.recalled
+    return Told(
+        strategy=plan.strategy,
+        complete=record.status == "complete",
+        system=plan.system,
+        tools=plan.tools,
+        summary=plan.summary,
+        history=plan.history,
+        recall=plan.recall,
+        new=plan.new,
+        prefix=composed.weight.reused,
+        dropped=plan.dropped,
+        cleared=plan.markers,
+        recalled_docs=len(recalled.hits),
+        recalled_turns=recalled.turns,
+        estimate=composed.weight.estimate,
+        usage=usage,
+    )
+
+
+def _block(turn: Turn, kept: Kept, record: turns.Record, reply: Message) -> Block | None:
     """The history that the next turn of this branch can send as it is; None while a call waits for its result."""
     plan, new = kept.composed.plan, kept.composed.new
     if plan.open_ended or reply.calls or any(message.calls or message.role == "tool" for message in new):
         return None
     head = kept.at.fork_at if kept.at.fork_at is not None else kept.at.branch.head if kept.at.branch else 0
     first = plan.cut or 1
+    raws = [plan.past, *[replayed(turn, message.raw) for message in (*new, reply)]]
+    if any(SPOKEN in raw for raw in raws):
+        return None  # it is replaced by its transcript one day
     return Block(
         last_turn=record.number,
         cut_key=record.cut_key,
@@ -142,12 +200,16 @@ def _block(kept: Kept, record: turns.Record, reply: Message) -> Block | None:
         tokens=plan.history + sum([message.tokens for message in new]) + reply.tokens,
         before_tokens=kept.composed.before_tokens + plan.left_tokens,
         has_user=plan.has_user or any(message.role == "user" for message in new),
-        raw=b",".join([part for part in (plan.past, *[message.raw for message in new], reply.raw) if part]),
+        raw=b",".join([part for part in raws if part]),
+        cleared=plan.markers,
+        saved=plan.saved,
     )
 
 
-def _record(turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> turns.Record:
-    at, plan = kept.at, kept.composed.plan
+def _record(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> turns.Record:
+    at, composed = kept.at, kept.composed
+    plan = composed.plan
+    learnt, drift = _learnt(svc, turn, kept, fold)
     return turns.Record(
         uuid=kept.uuid,
         name=turn.name,
@@ -156,17 +218,33 @@ def _record(turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -
         fork_at=at.fork_at,
         fork_total=at.fork_total,
         number=kept.number,
-        messages=[*kept.composed.new, reply],
-        instructions=kept.composed.instructions,
+        messages=[*composed.new, reply],
+        instructions=composed.instructions,
         cut=plan.cut,
-        cut_key=kept.composed.cut_key,
+        cut_key=composed.cut_key,
         status=reply.status,
         model=turn.target.model or "",
         request_id=turn.request_id,
-        ledger=_encode(ledger(kept.number, at.branch_number, plan)),
+        ledger=_encode(ledger(kept.number, at.branch_number, plan, composed.weight)),
         usage=None if fold.usage is None else _encode(fold.usage),
         key=turn.key,
         request=turn.request,
         answer=answer,
         now=epoch_ms(),
+        carried=_encode(msgspec.structs.replace(composed.carried, drift=drift)),
+        recalled=composed.kept_text,
+        learnt=learnt,
     )
+
+
+def _learnt(svc: Services, turn: Turn, kept: Kept, fold: Fold) -> tuple[turns.Calibrated | None, float]:
+    """What the upstream's count teaches about the model, where that is to be stored, and about this conversation."""
+    scale = kept.composed.scale
+    upstream, model = turn.target.upstream.name, turn.target.model or ""
+    state, drift = kept.taught, scale.drift
+    counted = fold.usage.get("prompt_tokens") if fold.usage is not None else None
+    if type(counted) is int and counted > 0:
+        seen = budget.sample(kept.composed.plan)
+        state = svc.calibration.learn(upstream, model, seen, counted) or state
+        drift = calibrate.drift(svc.calibration.of(upstream, model), seen, counted)
+    return None if state is None else turns.Calibrated(upstream, model, state), drift

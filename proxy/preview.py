@@ -3,16 +3,17 @@
 from proxy import recollect
 from proxy.compose import Composed, compose
 from proxy.introduce import rendered
+from proxy.ledger import ledger
 from proxy.profile import dress
-from proxy.recollect import Found
 from proxy.services import Services, Turn
 from proxy.store import sessions
 
 
-async def preview(svc: Services, turn: Turn) -> tuple[Turn, Found, Composed]:
-    """The turn with what its session adds, where it would continue, and what would go upstream."""
+async def preview(svc: Services, turn: Turn) -> tuple[Composed, dict[str, object]]:
+    """What would go upstream, and the ledger that says why; its turn has no number."""
     turn = await recollect.settled(svc, turn)
     found = await sessions.find(svc.db, turn.scope, turn.name)
     turn = await rendered(svc, await dress(svc, turn, found))
     at = await recollect.find(svc, turn, found)
-    return turn, at, await compose(svc, turn, at)
+    composed = await compose(svc, turn, at)
+    return composed, ledger(None, at.branch_number, composed.plan, composed.weight)

@@ -4,25 +4,37 @@ Reads only, and only what the request calls for: a client that sends its newest 
 window; digests are read when the request looks like a resend, old texts never.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from proxy import messages
 from proxy.context.transcript import call_ids
 from proxy.errors import BadRequest, NotFound, Unprocessable
-from proxy.reconcile import EVIDENCE, Path, Said, content_of, digest, reconcile
+from proxy.reconcile import EVIDENCE, Path, Said, content_of, reconcile
 from proxy.services import Services, Turn
-from proxy.store import entries, keys, sessions, turns
+from proxy.store import branches, entries, keys, sessions, turns
+from proxy.store.branches import Point, line_of, since, until
 from proxy.types import ROOT_BRANCH, Branch, Entry, Instructions, Line, Scope, Sent, Session
 
 RETRY_MS = 10 * 60 * 1000
 """How long an SDK's retry of the latest turn is recognised."""
 
 
+class Left(msgspec.Struct, frozen=True, gc=False):
+    """What the turn before left on the line: the cut of its history and what that was made for, and JSON of
+    types.Carried."""
+
+    cut: int = 0
+    cut_key: str = ""
+    carried: bytes = b""
+
+
 class Found(msgspec.Struct, frozen=True, gc=False):
     """The session as the turn meets it. `session` None: it does not exist yet. `known` of `sent` are stored;
-    `fork_at`: the turn starts a branch after that seq of `branch`, where the running total is `fork_total`."""
+    `fork_at`: the turn starts a branch after that seq, which `branch` owns and where the running total is `fork_total`.
+    `left`: of the line's end, or of the turn that the branch starts after."""
 
     session: Session | None
     branch: Branch | None
@@ -32,6 +44,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     fork_total: int
     line: Sequence[entries.Segment]
     instructions: Instructions
+    left: Left = Left()
 
     @property
     def new(self) -> Sequence[Sent]:
@@ -83,79 +96,122 @@ async def answered(svc: Services, turn: Turn, session: Session, key: Line) -> tu
 
 async def find(svc: Services, turn: Turn, found: sessions.Found | None) -> Found:
     """Where the turn continues. Raises NotFound for an unknown session when sessions are not made on use."""
+    options = turn.options
     if found is None:
         if not svc.config.sessions.auto_create:
             raise NotFound("there is no such session, and sessions.auto_create is off", code="session_not_found")
+        if options.fork or (options.branch or ROOT_BRANCH) != ROOT_BRANCH:
+            raise _no_turn(options.fork) if options.fork else _no_branch(options.branch)
         return Found(None, None, _read(turn, ()), 0, None, 0, (), Instructions())
     session, current = found
-    sent = _read(turn, await _last_calls(svc, turn, session, current))
-    lines = await _lines(svc, turn, session, current, sent)
+    if options.fork is not None:
+        return await _forked(svc, turn, session, options.fork)
+    if options.branch is not None and options.branch != current.number:
+        current = await _other(svc, turn, session, options.branch)
+    calls: Sequence[str] = ()
+    if _has_results(turn):
+        chain = await branches.chain(svc.db, turn.scope, session.id, current)
+        calls = await _last_calls(svc, turn, session, line_of(chain, current))
+    sent = _read(turn, calls)
+    every, lines = await _lines(svc, turn, session, current, sent)
     said = await _match(svc, turn, session, lines, sent)
-    branch = lines[said.branch][0]
+    branch, line = lines[said.branch]
     again = await _superseded(svc, turn, session, branch, said, sent)
     said = said if again is None else again
-    line = lines[said.branch][1]
-    end = None
-    if said.fork_at is not None:
-        line = _until(line, said.fork_at)
-        end = await entries.at(svc.db, turn.scope, session.id, line, said.fork_at)
-    number = branch.instructions
-    if said.fork_at is not None and again is None:
-        number = None if end is None else await sessions.instructions_at(svc.db, turn.scope, session.id, end.turn)
-    standing = await _instructions(svc, turn, session, number)
+    if said.fork_at is None:
+        left = Left(branch.cut, branch.cut_key, branch.carried)
+        standing = await _instructions(svc, turn, session, branch.instructions)
+        sent = await _stored_copies(svc, turn, session, said, sent, line)
+        return Found(session, branch, sent, said.known, None, 0, line, standing, left)
+    line = until(line, said.fork_at)
+    point = await _point(svc, turn, session, every, line)
+    if again is not None:
+        point = msgspec.structs.replace(point, instructions=branch.instructions)
+    return await _branching(svc, turn, (session, every[point.branch]), point, (said, sent, line))
+
+
+async def _branching(
+    svc: Services,
+    turn: Turn,
+    found: sessions.Found,
+    point: Point,
+    matched: tuple[Said, Sequence[Sent], Sequence[entries.Segment]],
+) -> Found:
+    """The turn starts a branch after the point, with what is left there. `matched`: the decision, the messages and the
+    line up to the point."""
+    said, sent, line = matched
+    session, owner = found
+    standing = await _instructions(svc, turn, session, point.instructions)
     sent = await _stored_copies(svc, turn, session, said, sent, line)
-    fork_total = 0 if end is None else end.total
-    return Found(session, branch, sent, said.known, said.fork_at, fork_total, line, standing)
+    left = Left(point.cut, point.cut_key, point.carried)
+    return Found(session, owner, sent, said.known, point.seq, point.total, line, standing, left)
+
+
+async def _forked(svc: Services, turn: Turn, session: Session, after: int) -> Found:
+    """The turn starts a branch where the request says. What of the messages ends there is known, all else is new."""
+    point = await branches.after(svc.db, turn.scope, session.id, after) if after <= session.turns else None
+    if point is None:
+        raise _no_turn(after)
+    every = await branches.lineage(svc.db, turn.scope, session.id, point.branch)
+    owner = every[point.branch]
+    line = until(line_of(every, owner), point.seq)
+    sent = _read(turn, await _last_calls(svc, turn, session, line) if _has_results(turn) else ())
+    said = Said(point.branch, 0)
+    if turn.options.mode != "append" and sent:
+        first = max(1, point.seq - len(sent) + 1)
+        marks, short = await entries.digests(svc.db, turn.scope, session.id, since(line, first))
+        path = Path(point.branch, first, marks, {n: _text_of(raw) for n, raw in short.items()})
+        said = reconcile([path], sent, "continue", frozenset().__contains__)
+    return await _branching(svc, turn, (session, owner), point, (said, sent, line))
+
+
+def _no_turn(turn: int) -> BadRequest:
+    return BadRequest(
+        f"session.fork: this session has no turn {turn} to begin a branch after; GET /sessions/{{id}}/turns lists them",
+        param="session.fork",
+        code="turn_not_found",
+    )
+
+
+def _no_branch(number: int | None) -> BadRequest:
+    return BadRequest(
+        f"session.branch: this session has no branch {number}; GET /sessions/{{id}}/branches lists them",
+        param="session.branch",
+        code="branch_not_found",
+    )
+
+
+async def _other(svc: Services, turn: Turn, session: Session, number: int) -> Branch:
+    """The branch that the request continues. Raises BadRequest for one that there is not."""
+    every = await branches.lineage(svc.db, turn.scope, session.id, number) if number <= session.branches else {}
+    if number not in every:
+        raise _no_branch(number)
+    return every[number]
+
+
+async def _point(
+    svc: Services, turn: Turn, session: Session, every: Mapping[int, Branch], line: Sequence[entries.Segment]
+) -> Point:
+    """The end of a line as a place where a branch begins."""
+    if not line:
+        return Point(branch=next(number for number, branch in every.items() if branch.parent is None))
+    owner, _, seq = line[0]
+    found = await branches.at(svc.db, turn.scope, session.id, owner, seq)
+    return Point(branch=owner, seq=seq) if found is None else found
 
 
 def _read(turn: Turn, last_calls: Sequence[str]) -> list[Sent]:
-    """The messages with their digests. A result is placed by the call it answers, in `sent` or in the store; the
-    results of one group come in the order of its calls. Raises BadRequest for a result that answers no known call."""
-    sent: list[Sent] = []
-    calls = last_calls
-    for n, (raw, value) in enumerate(turn.messages):
-        role = str(value["role"])
-        if role == "tool":
-            answers = str(value["tool_call_id"])
-            if answers not in calls and turn.options.mode == "observe":
-                calls = (answers,)  # forwarded as sent, whatever it answers
-            if answers not in calls:
-                raise BadRequest(
-                    f"messages[{n}] answers the tool call {answers[:64]!r}, which neither this request nor the "
-                    "session's last group of calls makes; send the assistant message with the call before it",
-                    param=f"messages[{n}].tool_call_id",
-                )
-            sent.append(Sent(role, raw, value, digest(value, calls.index(answers)), answers=answers))
-            continue
-        made = call_ids(raw) if value.get("tool_calls") else ()
-        calls = made or (calls if role != "assistant" else ())
-        sent.append(Sent(role, raw, value, digest(value), made))
-    return _in_call_order(sent, last_calls) if len(sent) > 1 else sent
+    """Observed requests are forwarded as sent, whatever they answer."""
+    return messages.read(turn.messages, last_calls, any_call=turn.options.mode == "observe")
 
 
-def _in_call_order(sent: list[Sent], last_calls: Sequence[str]) -> list[Sent]:
-    """Each run of results sorted as the calls stand that it answers, stored ones for a run that comes first."""
-    out: list[Sent] = []
-    run: list[Sent] = []
-    place = {call: n for n, call in enumerate(last_calls)}
-    for message in sent:
-        if message.role == "tool":
-            run.append(message)
-            continue
-        out += sorted(run, key=lambda result: place.get(result.answers or "", 0))
-        run = []
-        out.append(message)
-        if message.calls:
-            place = {call: n for n, call in enumerate(message.calls)}
-    return out + sorted(run, key=lambda result: place.get(result.answers or "", 0))
+def _has_results(turn: Turn) -> bool:
+    return any(value["role"] == "tool" for _, value in turn.messages)
 
 
-async def _last_calls(svc: Services, turn: Turn, session: Session, current: Branch) -> Sequence[str]:
-    """The ids of the last stored group of calls, read only when a result may answer it."""
-    if not any(value["role"] == "tool" for _, value in turn.messages):
-        return ()
-    every = await sessions.branches(svc.db, turn.scope, session.id)
-    last = await entries.last_calls(svc.db, turn.scope, session.id, line_of(every, current))
+async def _last_calls(svc: Services, turn: Turn, session: Session, line: Sequence[entries.Segment]) -> Sequence[str]:
+    """The ids of the last stored group of calls on a line."""
+    last = await entries.last_calls(svc.db, turn.scope, session.id, line)
     return call_ids(last.raw) if last is not None else ()
 
 
@@ -163,38 +219,26 @@ Lines = dict[int, tuple[Branch, list[entries.Segment]]]
 """The branches that a request may continue, the current one first, each with its line."""
 
 
-async def _lines(svc: Services, turn: Turn, session: Session, current: Branch, sent: Sequence[Sent]) -> Lines:
+async def _lines(
+    svc: Services, turn: Turn, session: Session, current: Branch, sent: Sequence[Sent]
+) -> tuple[Mapping[int, Branch], Lines]:
+    """All branches that are needed, and those that may be continued. `current`: the one that the request names, else
+    the session's."""
     if session.branches == 1:
-        return {current.number: (current, line_of({current.number: current}, current))}
-    every = await sessions.branches(svc.db, turn.scope, session.id)
-    order = sorted(every, key=lambda number: (number != current.number, -number))
-    if turn.options.mode != "resend" and not any(message.role in EVIDENCE for message in sent):
-        ends = sent[-1].digest if sent else b""
-        order = [number for number in order if number == current.number or every[number].end_digest == ends]
-    return {number: (every[number], line_of(every, every[number])) for number in order}
-
-
-def line_of(every: Mapping[int, Branch], branch: Branch) -> list[entries.Segment]:
-    """The stretches that a branch's line is made of, newest first."""
-    line: list[entries.Segment] = []
-    upto = branch.head
-    while True:
-        if upto > branch.forked_at:
-            line.append((branch.number, branch.forked_at + 1, upto))
-        upto = min(upto, branch.forked_at)
-        if branch.parent is None or upto == 0:
-            return line
-        branch = every[branch.parent]
-
-
-def _until(line: Sequence[entries.Segment], seq: int) -> list[entries.Segment]:
-    """The part of a line up to and with `seq`."""
-    return [(branch, first, min(last, seq)) for branch, first, last in line if first <= seq]
-
-
-def _from(line: Sequence[entries.Segment], seq: int) -> list[entries.Segment]:
-    """The part of a line from `seq` on."""
-    return [(branch, max(first, seq), last) for branch, first, last in line if last >= seq]
+        every: Mapping[int, Branch] = {current.number: current}
+        return every, {current.number: (current, line_of(every, current))}
+    if turn.options.branch is not None or turn.options.mode == "append" or not sent:
+        every = await branches.chain(svc.db, turn.scope, session.id, current)
+        order = [current.number]
+    elif turn.options.mode == "resend" or any(message.role in EVIDENCE for message in sent):
+        every = await sessions.branches(svc.db, turn.scope, session.id)
+        order = sorted(every, key=lambda number: (number != current.number, -number))
+    else:
+        ends = sent[-1].digest
+        every = await branches.reaching(svc.db, turn.scope, session.id, current, ends)
+        same = sorted(number for number in every if every[number].end_digest == ends and number != current.number)
+        order = [current.number, *reversed(same)]
+    return every, {number: (every[number], line_of(every, every[number])) for number in order}
 
 
 async def _match(svc: Services, turn: Turn, session: Session, lines: Lines, sent: Sequence[Sent]) -> Said:
@@ -223,8 +267,8 @@ async def _paths(svc: Services, turn: Turn, session: Session, lines: Lines, sent
         first = min([tail, *_standing(line, starts)])
         part = line
         if turn.options.mode == "resend":
-            first, part = 1, _until(line, len(sent) + 1)
-        marks, short = await entries.digests(svc.db, turn.scope, session.id, _from(part, first))
+            first, part = 1, until(line, len(sent) + 1)
+        marks, short = await entries.digests(svc.db, turn.scope, session.id, since(part, first))
         paths.append(Path(number, first, marks, {n: _text_of(raw) for n, raw in short.items()}))
     return paths
 
@@ -299,16 +343,24 @@ async def _instructions(svc: Services, turn: Turn, session: Session, number: int
     return await sessions.instructions(svc.db, turn.scope, session.id, number)
 
 
-async def history(svc: Services, turn: Turn, found: Found, tokens: int | None, cut: int) -> History:
-    """The newest entries of the line from `cut` on, as many as hold `tokens` (None: all)."""
+async def history(
+    svc: Services,
+    turn: Turn,
+    found: Found,
+    tokens: int | None,
+    cut: int,
+    price: Callable[[Entry], int] | None = None,
+) -> History:
+    """The newest entries of the line from `cut` on, as many as hold `tokens` (None: all). `price`: what an entry
+    counts, asked from the newest on; None: its own tokens."""
     if found.session is None or not found.line:
         return History((), 0, 0, False)
-    read = await entries.window(svc.db, turn.scope, found.session.id, _from(found.line, cut), tokens)
+    read = await entries.window(svc.db, turn.scope, found.session.id, since(found.line, cut), tokens, price)
     first = read[0].seq if read else found.line[0][2] + 1
     before_tokens = read[0].total - read[0].tokens if read else 0
     if any(message.role == "user" for message in found.new) or any(entry.role == "user" for entry in read):
         return History(read, first - 1, before_tokens, False)
-    user = await entries.newest_user(svc.db, turn.scope, found.session.id, _until(found.line, first - 1))
+    user = await entries.newest_user(svc.db, turn.scope, found.session.id, until(found.line, first - 1))
     if user is None:
         return History(read, first - 1, before_tokens, False)
     return History([user, *read], first - 2, before_tokens - user.tokens, user.seq != first - 1)
@@ -318,6 +370,6 @@ async def tail(svc: Services, turn: Turn, found: Found, most: int) -> list[dict[
     """The last `most` messages of the line, oldest first, parsed."""
     if found.session is None or not found.line:
         return []
-    line = _from(found.line, max(1, found.line[0][2] - most + 1))
+    line = since(found.line, max(1, found.line[0][2] - most + 1))
     read = await entries.window(svc.db, turn.scope, found.session.id, line, None)
     return [msgspec.json.decode(entry.raw) for entry in read]

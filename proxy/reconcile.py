@@ -52,12 +52,18 @@ def digest(value: Mapping[str, Any], position: int = 0) -> bytes:
         form.append(value.get("name"))
     elif role == "assistant":
         form.append([_call(call) for call in value.get("tool_calls") or ()])
-        form.append([value.get("refusal") or "", _call({"function": value.get("function_call")}), value.get("audio")])
+        form.append([value.get("refusal") or "", _call({"function": value.get("function_call")}), _spoken(value)])
     elif role == "tool":
         form.append(position)
     elif role == "function":
         form.append(value.get("name"))
     return hashlib.blake2b(_encode(form), digest_size=16).digest()
+
+
+def _spoken(value: Mapping[str, Any]) -> Any:
+    """A spoken answer is known by its id: clients send it back without the sound."""
+    audio = value.get("audio")
+    return audio.get("id") if isinstance(audio, Mapping) else audio
 
 
 def content_of(value: Mapping[str, Any]) -> Any:

@@ -1,6 +1,7 @@
-"""The documents that a turn's question needs: searched for, and as many of them as their share of the budget holds."""
+"""What a turn's question needs beside the history: documents, and old exchanges that left the window; as many of them
+as their share of the budget holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -8,30 +9,93 @@ import msgspec
 from proxy import recollect
 from proxy.context import placement
 from proxy.context.tokens import Count
-from proxy.recall import query, search
+from proxy.errors import BadRequest, ProxyError
+from proxy.recall import exchange, query, search, turns
+from proxy.recall.turns import Old
 from proxy.recollect import Found
 from proxy.resources import Hit, Profile
 from proxy.services import Services, Turn
-from proxy.store import docs, facets
+from proxy.store import docs, entries, facets
 
 SPEAKERS = ("user", "assistant")
+MOST = 40
+"""Old exchanges that one search gives."""
+MISSES = 10
+"""Those that are not sent and stand in the ledger, at the most."""
+
+
+class Sought(msgspec.Struct, frozen=True, gc=False):
+    """What searches found, best first. `misses`: old exchanges that fit too little; `error`: what failed, None where
+    nothing did."""
+
+    docs: Sequence[Hit] = ()
+    turns: Sequence[Old] = ()
+    misses: Sequence[Old] = ()
+    error: str | None = None
+
+
+NOTHING = Sought()
 
 
 class Recalled(msgspec.Struct, frozen=True, gc=False):
-    """What a search found. `text`: the block that goes up, "" for none, and its raw tokens; `segments`: its part of the
-    ledger."""
+    """What goes up of it. `hits`: the documents in `text`, the block that goes up, "" for none; `turns`: how many old
+    exchanges are in it; `tokens`: its raw tokens; `segments`: its part of the ledger; `error`: what failed."""
 
     hits: Sequence[Hit] = ()
     text: str = ""
     tokens: int = 0
     segments: Sequence[dict[str, Any]] = ()
+    turns: int = 0
+    error: str | None = None
+
+
+async def documents(svc: Services, turn: Turn, found: Found) -> Sought:
+    """The pieces of documents that fit what was said last; a search that fails gives none, and says so."""
+    if turn.profile is None:
+        return NOTHING
+    try:
+        return Sought(docs=await searched(svc, turn, found, turn.profile))
+    except ProxyError as exc:
+        return _without(svc, exc)
+
+
+async def exchanges(svc: Services, turn: Turn, found: Found, strategy: str, cut: int) -> Sought:
+    """The exchanges before the seq `cut` that the newest user message asks for; as `documents` where that fails."""
+    asked = next((message for message in reversed(found.new) if message.role == "user"), None)
+    settings = svc.config.recall
+    if strategy != "adaptive" or cut <= 1 or asked is None or found.session is None or not found.line:
+        return NOTHING
+    if not (settings.history and _wanted(svc, turn)):
+        return NOTHING
+    line = entries.within(found.line, 1, cut - 1)[::-1]
+    said = _text(asked.value)[-settings.max_query_length :]
+    try:
+        old = await turns.text(svc.db, turn.scope, found.session.id, line, said, MOST)
+    except ProxyError as exc:
+        return _without(svc, exc)
+    fit = [one for one in old if one.score >= settings.min_score]
+    return Sought(turns=fit, misses=old[len(fit) :][:MISSES])
+
+
+def _without(svc: Services, exc: ProxyError) -> Sought:
+    """The turn goes on without what could not be found, unless the configuration forbids it, or its client can mend
+    it."""
+    if svc.config.sessions.fail_closed or isinstance(exc, BadRequest):
+        raise exc
+    return Sought(error=f"recall: {exc.code or exc.type}")
+
+
+def _wanted(svc: Services, turn: Turn) -> bool:
+    wanted = turn.options.recall
+    if wanted is None:
+        wanted = turn.profile is None or turn.profile.fields.recall
+    return wanted and svc.config.recall.enabled
 
 
 async def searched(svc: Services, turn: Turn, found: Found, profile: Profile) -> list[Hit]:
     """The pieces of documents that fit what was said last; none where recall is off or the new messages hold no
     question."""
-    wanted = turn.options.recall if turn.options.recall is not None else profile.fields.recall
-    if not (wanted and svc.config.recall.enabled and any(message.role == "user" for message in found.new)):
+    if not (_wanted(svc, turn) and any(message.role == "user" for message in found.new)):
         return []
     if not await docs.any_of(svc.db, turn.scope, profile.owners):
         return []
@@ -59,25 +123,97 @@ def _text(value: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else ""
 
 
-def fitting(hits: Sequence[Hit], room: int, count: Count) -> Recalled:
-    """The best of the hits that hold no more than `room` tokens together with their frame."""
-    used = count(placement.OPENING + placement.CLOSING)
-    kept: list[str] = []
-    segments = []
-    for hit in hits:
-        excerpt = placement.one(hit, len(kept) + 1)
-        price = count(excerpt)
-        fits = used + price <= room
-        segments.append(_segment(hit, price, fits, "fits" if fits else "over the share of recall"))
+def fitting(hits: Sequence[Hit], room: int, count: Count, old: Sought = NOTHING, frame: int = 0) -> Recalled:
+    """The best of the documents and of the old exchanges that hold no more than `room` tokens together with what
+    encloses them. `frame`: what the text costs beside its own tokens."""
+    block = _Block(count, room - frame)
+    for one in _in_turn(old.turns, hits):
+        block.add_turn(one) if isinstance(one, Old) else block.add_doc(one)
+    text = block.text()
+    while text and count(text) > room - frame:  # as one text it may cost a little more than its parts
+        block.drop_last()
+        text = block.text()
+    segments = block.segments(old.misses)
+    total = count(text) + frame if text else 0
+    first = next((segment for segment in segments if segment["kept"]), None)
+    if first is not None:
+        first["tokens"] += total - sum(segment["tokens"] for segment in segments if segment["kept"])
+    return Recalled(block.hits, text, total, segments, len(block.turns), old.error)
+
+
+def _in_turn(old: Sequence[Old], hits: Sequence[Hit]) -> Iterator[Old | Hit]:
+    """The best of both, then the second best: scores of the two kinds cannot be compared."""
+    for n in range(max(len(old), len(hits))):
+        yield from old[n : n + 1]
+        yield from hits[n : n + 1]
+
+
+class _Block:
+    """The text while it is put together: what is in it, and what there was no room for."""
+
+    def __init__(self, count: Count, room: int) -> None:
+        self._count = count
+        self._room = room
+        self._used = count(placement.OPENING + placement.CLOSING)
+        self._kept: list[Old | Hit] = []
+        self._prices: list[tuple[Old | Hit, int, bool]] = []
+        self._days: set[str] = set()
+
+    @property
+    def hits(self) -> list[Hit]:
+        return [one for one in self._kept if isinstance(one, Hit)]
+
+    @property
+    def turns(self) -> list[Old]:
+        return sorted((one for one in self._kept if isinstance(one, Old)), key=lambda one: one.first)
+
+    def add_doc(self, hit: Hit) -> None:
+        self._add(hit, self._count(placement.one(hit, len(self.hits) + 1)), 0)
+
+    def add_turn(self, old: Old) -> None:
+        day = exchange.day(old.lines[0].at)
+        heading = 0 if day in self._days else self._count(placement.dated(day))
+        heading += 0 if self._days else self._count(placement.EARLIER)
+        if self._add(old, self._count(_shown(old)), heading):
+            self._days.add(day)
+
+    def _add(self, one: Old | Hit, price: int, heading: int) -> bool:
+        fits = self._used + heading + price <= self._room
         if fits:
-            used += price
-            kept.append(excerpt)
-    if not kept:
-        return Recalled(segments=segments)
-    text = placement.fenced(kept)
-    total = count(text)
-    segments[0]["tokens"] += total - sum(segment["tokens"] for segment in segments if segment["kept"])  # the frame
-    return Recalled([hit for hit, one in zip(hits, segments, strict=True) if one["kept"]], text, total, segments)
+            self._used += heading + price
+            self._kept.append(one)
+        self._prices.append((one, price + heading if fits else price, fits))
+        return fits
+
+    def drop_last(self) -> None:
+        gone = self._kept.pop()
+        self._prices = [(one, price, kept and one is not gone) for one, price, kept in self._prices]
+
+    def text(self) -> str:
+        """Old exchanges in the order of time, each day once, then the documents."""
+        if not self._kept:
+            return ""
+        earlier, last = "", ""
+        for old in self.turns:
+            day = exchange.day(old.lines[0].at)
+            earlier += (placement.dated(day) if day != last else "") + _shown(old)
+            last = day
+        return placement.fenced([placement.one(hit, n) for n, hit in enumerate(self.hits, 1)], earlier)
+
+    def segments(self, misses: Sequence[Old]) -> list[dict[str, Any]]:
+        """The ledger: what is in the text, and some of what is not."""
+        over = "over the share of recall"
+        out = [_segment(one, price, kept, "fits" if kept else over) for one, price, kept in self._prices]
+        left = [segment for segment in out if not segment["kept"] and segment["source"] == "recall_history"]
+        low = [_segment(one, self._count(_shown(one)), False, "below recall.min_score") for one in misses]
+        shown = [*left, *low][:MISSES]
+        return [one for one in out if one["kept"] or one["source"] == "recall_doc" or one in shown] + [
+            one for one in low if one in shown
+        ]
+
+
+def _shown(old: Old) -> str:
+    return placement.exchange([(placement.speaker(line.role, line.name), line.text) for line in old.lines])
 
 
 def shown(hits: Sequence[Hit]) -> Recalled:
@@ -86,6 +222,21 @@ def shown(hits: Sequence[Hit]) -> Recalled:
     return Recalled(hits, "", 0, segments)
 
 
-def _segment(hit: Hit, price: int, kept: bool, reason: str) -> dict[str, Any]:
-    score = round(hit.score, 4)
-    return {"source": "recall_doc", "id": hit.doc, "tokens": price, "kept": kept, "reason": reason, "score": score}
+def again(text: str, count: Count, frame: int = 0) -> Recalled:
+    """What the question was first sent with, for the rest of its tool loop."""
+    total = count(text) + frame
+    segment = {"source": "recall_history", "tokens": total, "kept": True, "reason": "sent with the question before"}
+    return Recalled(text=text, tokens=total, segments=[segment])
+
+
+def crowded_out(recalled: Recalled) -> Recalled:
+    """The same where the new messages leave no room for it."""
+    segments = [one | {"kept": False, "reason": "over budget"} for one in recalled.segments]
+    return Recalled(segments=segments, error=recalled.error)
+
+
+def _segment(one: Old | Hit, price: int, kept: bool, reason: str) -> dict[str, Any]:
+    rest = {"tokens": price, "kept": kept, "reason": reason, "score": round(one.score, 4)}
+    if isinstance(one, Hit):
+        return {"source": "recall_doc", "id": one.doc, **rest}
+    return {"source": "recall_history", "id": one.turn, "from": one.first, "to": one.last, **rest}

@@ -11,13 +11,16 @@ from types import TracebackType
 
 import msgspec
 
+from proxy.calibration import Calibration
 from proxy.config import Config
 from proxy.context.tokens import Count
 from proxy.errors import Conflict
 from proxy.forwarded import Forwarded
 from proxy.resources import Profile
 from proxy.store.database import Database
+from proxy.summarize import Summaries
 from proxy.telemetry.log import Log
+from proxy.telemetry.metrics import Metrics
 from proxy.templates.renderer import Renderer
 from proxy.types import Line, Options, Scope
 from proxy.upstream.protocol import Headers, Upstream
@@ -191,6 +194,9 @@ class Services:
     queue: TurnQueue
     log: Log
     templates: Renderer
+    summaries: Summaries
+    calibration: Calibration
     numbers: Numbers = field(default_factory=Numbers)
     forwarded: Forwarded = field(default_factory=Forwarded)
     failed: Failed = field(default_factory=Failed)
+    metrics: Metrics = field(default_factory=Metrics)

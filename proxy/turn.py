@@ -1,23 +1,24 @@
 """The one path of every chat turn. Streaming is the primitive; the whole answer is a fold over it."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
 from proxy import recollect
 from proxy.compose import compose
-from proxy.errors import UpstreamError
-from proxy.events import Begin, Chunk, Client, Clock, End, Event
+from proxy.errors import Unavailable, UpstreamError
+from proxy.events import Begin, Chunk, Client, Clock, End, Event, begin
 from proxy.introduce import rendered
-from proxy.keeping import Kept, keep, keep_cut_short, speaker
+from proxy.keeping import Kept, keep, keep_cut_short, to_summarize
 from proxy.profile import dress
+from proxy.sending import asked
 from proxy.services import Services, Turn
 from proxy.store import sessions
 from proxy.types import Line
 from proxy.upstream import replay
-from proxy.upstream.exchange import exchange, kept_headers, read
+from proxy.upstream.exchange import read
 from proxy.upstream.fold import Fold
-from proxy.upstream.protocol import Answer, Call
+from proxy.upstream.protocol import Answer
 from proxy.upstream.relay import DONE, Relay
 
 
@@ -52,8 +53,9 @@ async def _taken(
     composed = await compose(svc, turn, at)
     number = svc.numbers.promise(key, 0 if at.session is None else at.session.turns)
     uuid = svc.numbers.uuid(key) if at.session is None else at.session.uuid
+    kept = Kept(at, composed, uuid, key[1], number)
     try:
-        async with aclosing(_answered(svc, turn, client, Kept(at, composed, uuid, key[1], number), clock)) as events:
+        async with _summarizing(svc, turn, kept), aclosing(_answered(svc, turn, client, kept, clock)) as events:
             async for event in events:
                 yield event
     finally:
@@ -67,6 +69,12 @@ def _own_turn(svc: Services, turn: Turn, key: Line) -> AbstractAsyncContextManag
     return svc.queue.turn(turn.scope.line(f"{key[1]} {turn.key}")) if turn.key else nullcontext()
 
 
+def _summarizing(svc: Services, turn: Turn, kept: Kept) -> AbstractAsyncContextManager[None]:
+    """A client's own key is used while its request runs, so what is due is summarised meanwhile."""
+    wanted = to_summarize(turn, kept) if turn.scope.credential is not None else None
+    return nullcontext() if wanted is None else svc.summaries.during(wanted)
+
+
 async def _own_name(svc: Services, turn: Turn) -> str:
     """The name that the session's turns queue under: a session asked for by its UUID may have one of its own."""
     found = await sessions.find(svc.db, turn.scope, turn.name) if sessions.is_uuid(turn.name) else None
@@ -76,7 +84,7 @@ async def _own_name(svc: Services, turn: Turn) -> str:
 async def _answered(svc: Services, turn: Turn, client: Client, kept: Kept, clock: Clock) -> AsyncGenerator[Event]:
     """The upstream's part of the turn, and its end."""
     clock.pause()
-    answer = await _asked(svc, turn, kept)
+    kept, answer = await asked(svc, turn, kept)
     fold = Fold()
     limit = svc.config.limits.answer_mb << 20
     begun = settling = False
@@ -89,7 +97,7 @@ async def _answered(svc: Services, turn: Turn, client: Client, kept: Kept, clock
                 if out:
                     if not begun:
                         begun = True
-                        yield _begin(turn, kept, answer, clock)
+                        yield begin(turn, kept, answer, clock)
                     yield Chunk(out)
                 if relay.over:
                     break
@@ -100,10 +108,10 @@ async def _answered(svc: Services, turn: Turn, client: Client, kept: Kept, clock
             last = _whole(turn, fold, body)
         clock.go_on()
         settling = True
-        branch = await keep(svc, turn, kept, fold, body)
+        branch = await _counted(svc, keep(svc, turn, kept, fold, body), begun)
         if not begun:
             clock.pause()
-            yield _begin(turn, kept, answer, clock, branch)
+            yield begin(turn, kept, answer, clock, branch)
         yield End(last)
     except (UpstreamError, asyncio.CancelledError, GeneratorExit) as exc:
         if begun and not settling and _keeps_text(svc, client, exc):
@@ -111,6 +119,16 @@ async def _answered(svc: Services, turn: Turn, client: Client, kept: Kept, clock
         raise
     finally:
         await answer.aclose()
+
+
+async def _counted(svc: Services, keeping: Awaitable[int], begun: bool) -> int:
+    """The turn's branch, once it is stored; a text that was sent and could not be stored is counted."""
+    try:
+        return await keeping
+    except Unavailable:
+        if begun:
+            svc.metrics.lost_turn()
+        raise
 
 
 def _keeps_text(svc: Services, client: Client, broken: BaseException) -> bool:
@@ -124,19 +142,6 @@ def _whole(turn: Turn, fold: Fold, body: bytes) -> bytes:
     """What the client gets for an answer that came as one JSON object."""
     fold.whole(body)
     return replay.as_stream(body, turn.wants_usage) + DONE if turn.stream else body
-
-
-async def _asked(svc: Services, turn: Turn, kept: Kept) -> Answer:
-    upstream = turn.target.upstream
-    call = Call("POST", "/chat/completions", kept.composed.body, turn.headers)
-    return await exchange(svc.upstreams[upstream.name], upstream, call, own_key=turn.scope.credential is None)
-
-
-def _begin(turn: Turn, kept: Kept, answer: Answer, clock: Clock, branch: int | None = None) -> Begin:
-    number = kept.number if turn.options.save else None
-    at, plan = kept.at, kept.composed.plan
-    branch, headers, docs = branch or at.branch_number, kept_headers(answer), kept.composed.docs
-    return Begin(kept.uuid, number, branch, plan, headers, clock.own, docs, speaker(turn), turn.target.model)
 
 
 def _is_json(answer: Answer) -> bool:

@@ -113,7 +113,8 @@ class Carried(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     `cleared`: results of tool calls before this seq are forwarded as a marker. `prefix`: the raw tokens of what was
     sent that the next turn can begin with, if it sends the same head (`head_key`: model, tools, system messages; of
-    `head` tokens) and the same history (`prefix_key`). `drift`: what the upstream counted, over what was expected.
+    `head` tokens) and the same history (`prefix_key`); `whole`: the same for one that sends the recalled text again.
+    `drift`: what `model`'s upstream counted, over what was expected.
     """
 
     cleared: int = 0
@@ -122,6 +123,8 @@ class Carried(msgspec.Struct, frozen=True, gc=False, array_like=True):
     head: int = 0
     head_key: str = ""
     drift: float = 1.0
+    whole: int = 0
+    model: str = ""
 
 
 class Branch(msgspec.Struct, frozen=True, gc=False):

@@ -12,12 +12,15 @@ from typing import Any, LiteralString, TypeVar
 
 from proxy import config, events
 from proxy import turn as turns
+from proxy.calibration import Calibration
 from proxy.context.tokens import Count
 from proxy.edge import body
 from proxy.errors import ProxyError, Unavailable
 from proxy.services import Services, Turn, TurnQueue, epoch_ms
 from proxy.store import sessions, sqlite
 from proxy.store.database import Database, Row, Tx, Value
+from proxy.summarize import Summaries
+from proxy.telemetry.log import Log
 from proxy.templates.renderer import Renderer
 from proxy.types import Mode, Options, Scope
 from proxy.upstream.protocol import Call, Headers
@@ -125,7 +128,12 @@ async def services(
     try:
         queue = TurnQueue(settled.sessions.wait_timeout_s)
         names = {upstream.name: model for upstream in settled.upstreams}
-        yield Services(settled, wrap(db), names, counter, context_of, queue, lambda *_, **__: None, templates)
+        store = wrap(db)
+        quiet: Log = lambda *_, **__: None  # noqa: E731
+        async with Summaries(settled, store, names, counter, context_of, quiet, epoch_ms) as summaries:
+            yield Services(
+                settled, store, names, counter, context_of, queue, quiet, templates, summaries, Calibration()
+            )
     finally:
         await templates.aclose()
         await db.close()

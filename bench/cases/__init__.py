@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 from bench.cases.api import api
+from bench.cases.context import context
 from bench.cases.history import history
+from bench.cases.prefix import prefix
 from bench.cases.soak import soak
 from bench.cases.start import start
 from bench.cases.stateless import stateless
@@ -19,5 +21,7 @@ CASES: dict[str, Callable[[Lab], list[Row]]] = {
     "stream": stream,
     "start": start,
     "api": api,
+    "context": context,
+    "prefix": prefix,
     "soak": soak,
 }

@@ -44,7 +44,8 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One request's way back: how far it is, and since when it waits. Times are monotonic seconds.
+    """One request's way back: how far it is, and since when it waits. Times are monotonic seconds, `first`, when the
+    answer began, of the request's clock (perf_counter).
 
     `reading`: the body has not come yet; `late`: the sweep ended it for that. `client`: who is told when it leaves,
     None while no turn runs. `abort` cuts the connection, where the server offers that.
@@ -64,13 +65,14 @@ class Connection:
     over: bool = False
     comments: bool = False
     last: float = 0.0
+    first: float | None = None
     blocked_since: float | None = None
     client: Client | None = None
     watcher: asyncio.Future[None] | None = None
     pinging: asyncio.Future[None] | None = None
 
     async def start(self, status: int, headers: RawHeaders) -> None:
-        self.begun, self.status = True, status
+        self.begun, self.status, self.first = True, status, time.perf_counter()
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes, more: bool = True) -> None:
@@ -115,9 +117,18 @@ class Connection:
 
 
 def log_request(svc: Services, request: Request, connection: Connection, facts: Mapping[str, object]) -> None:
-    """One line for a request: ids, counts and durations. For one that nobody expected to fail, what its client gets."""
+    """Counts a request and writes its line: ids, counts and durations. For one that nobody expected to fail, what its
+    client gets."""
     if isinstance(sys.exception(), Exception):
         connection.status, connection.outcome = connection.status or 500, "internal"
+    overhead = facts.get("overhead_ms")
+    svc.metrics.request(
+        request.path,
+        connection.status,
+        connection.outcome,
+        None if connection.first is None else connection.first - request.started,
+        overhead / 1000 if isinstance(overhead, float) else None,
+    )
     svc.log(
         "info",
         "request",

@@ -26,18 +26,22 @@ def head(turn: Turn, begin: Begin, facts: dict[str, object], status: int = 200) 
     if begin.plan is None:
         given["idempotent-replayed"] = "true"
     else:
-        given |= _context(begin.plan, len(begin.docs))
+        given |= _context(begin, begin.plan)
         given["x-proxy-overhead-ms"] = f"{begin.overhead_s * 1000:.2f}"
     headers: RawHeaders = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
     return Head(status, headers)
 
 
-def _context(plan: Plan, recalled: int) -> dict[str, str]:
+def _context(begin: Begin, plan: Plan) -> dict[str, str]:
     budget = "none" if plan.budget is None else plan.budget
-    return {
-        "x-context-tokens": f"total={plan.total};estimate={plan.total};system={plan.system};history={plan.history};"
-        f"recall={plan.recall};tools={plan.tools};new={plan.new};budget={budget}",
+    summary = f"summary={plan.summary};" if plan.summary else ""
+    given = {
+        "x-context-tokens": f"total={plan.total};estimate={begin.estimate};system={plan.system};{summary}"
+        f"history={plan.history};recall={plan.recall};tools={plan.tools};new={plan.new};budget={budget}",
         "x-context-dropped": str(plan.dropped),
-        "x-context-recalled": str(recalled),
+        "x-context-recalled": str(begin.recalled),
         "x-context-strategy": plan.strategy,
     }
+    if begin.errors:
+        given["x-session-error"] = "; ".join(begin.errors)
+    return given

@@ -13,7 +13,7 @@ from proxy.types import Mode, Options, Overflow
 
 MODES = ("auto", "append", "resend", "observe")
 OVERFLOWS = ("adaptive", "summarize", "truncate", "null")
-LATER = ("auto_run_tools", "fork", "branch")
+LATER = ("auto_run_tools",)
 """Options of the contract that this version does not carry out: refused, so that nobody relies on them in vain."""
 OURS = ("session", "conversation", "session_id")
 """Body keys that never reach an upstream."""
@@ -79,6 +79,7 @@ def options_of(config: Sessions, headers: dict[bytes, bytes], fields: Fields, wh
     elif who.header in config.resend_aliases:
         default = "resend"
     _refuse_unknown(given)
+    fork, branch = _place_in(given)
     return Options(
         mode=cast(Mode, _one_of(given, "mode", MODES) or default),
         save=_flag(given, "save", True),
@@ -87,8 +88,38 @@ def options_of(config: Sessions, headers: dict[bytes, bytes], fields: Fields, wh
         agent=_agent(given),
         recall=None if given.get("recall") is None else _flag(given, "recall", True),
         recall_tools=_flag(given, "recall_tools", True),
+        fork=fork,
+        branch=branch,
         metadata=_metadata(given),
     )
+
+
+def place_of(headers: dict[bytes, bytes], fields: Fields) -> tuple[int | None, int | None]:
+    """The turn after which a request begins a branch, and the branch that it continues: for a door whose other options
+    stand elsewhere."""
+    given = _from_headers(headers)
+    body = parsed(fields, "session") if "session" in fields else None
+    return _place_in(given | body if isinstance(body, dict) else given)
+
+
+def _place_in(given: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """`fork` and `branch` of the options. Raises BadRequest for what is no number, and for both at once."""
+    fork = _number(given, "fork", 0, "of a turn, or 0 for the beginning")
+    branch = _number(given, "branch", 1, "of a branch, from 1 on")
+    if fork is not None and branch is not None:
+        raise BadRequest(
+            "session.fork begins a branch and session.branch continues one; send one of them", param="session.fork"
+        )
+    return fork, branch
+
+
+def _number(given: Mapping[str, Any], key: str, least: int, what: str) -> int | None:
+    value = given.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BadRequest(f"session.{key} must be the number {what}", param=f"session.{key}")
+    return value
 
 
 _HEADERS = {
@@ -102,6 +133,8 @@ _HEADERS = {
         "metadata",
         "token_budget",
         "context_overflow",
+        "fork",
+        "branch",
         *LATER,
     )
 }

@@ -9,8 +9,7 @@ import msgspec
 
 from proxy import __version__
 from proxy.edge import openapi_v1, statuses, wording
-from proxy.edge.julep import agents, chat_shapes, docs, history, sessions, shapes, tools, users
-from proxy.edge.julep import chat as turns
+from proxy.edge.julep import agents, branches, chat, chat_shapes, docs, history, sessions, shapes, tools, users
 from proxy.edge.operation import FILTER, Handler, Lines, Operation
 from proxy.edge.published import Publication
 from proxy.edge.statuses import PASSED_ON
@@ -26,13 +25,17 @@ ADMITTING = (502, 504)
 
 FAILURES: Mapping[Handler, tuple[int, ...]] = {
     agents.models: (PASSED_ON, 502, 504),
-    turns.chat: (PASSED_ON, 409, 502, 504),
+    chat.chat: (PASSED_ON, 409, 502, 504),
     docs.create: (409,),
     **dict.fromkeys((agents.create, agents.put, users.create, users.put), ADMITTING),
     **dict.fromkeys((sessions.create, sessions.put), (409, *ADMITTING)),
+    **dict.fromkeys((branches.fork, branches.undo, branches.delete), (409,)),
     **dict.fromkeys((tools.create, tools.patch, tools.replace, history.say, history.clear), (409,)),
 }
 """How an operation can fail beside what follows from what it takes."""
+
+NUMBERS = ("branch", "turn")
+"""What a path names by its number in the session."""
 
 Refer = Callable[[Any], Json]
 
@@ -131,6 +134,9 @@ def _path_parameters(path: str) -> list[Json]:
         thing = name.removesuffix("_id")
         schema: Json = {"type": "string", "format": "uuid"} if name.endswith("_id") else {"type": "string"}
         said = f"The {thing}'s id."
+        if name in NUMBERS:
+            schema = {"type": "integer", "minimum": 1}
+            said = f"The {thing}'s number."
         if name == "session_id":
             schema = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[ -~]+$"}
             said = "The session's id, or its name."
@@ -171,7 +177,10 @@ def _without_null(field: Json) -> Json:
 def _headers(operation: Operation) -> list[Json]:
     if operation.body is not chat_shapes.Chat:
         return []
-    return [openapi_v1.header(name) for name in ("Idempotency-Key", "X-Custom-Api-Key")]
+    return [
+        openapi_v1.header(name)
+        for name in ("X-Session-Fork", "X-Session-Branch", "Idempotency-Key", "X-Custom-Api-Key")
+    ]
 
 
 def _schema(shape: Any) -> Json:

@@ -10,7 +10,7 @@ Json = dict[str, Any]
 
 TAGS: list[Json] = [
     {"name": "OpenAI", "description": "The OpenAI API: any of its clients, with one header more for a session."},
-    {"name": "Health", "description": "For probes. They answer without a key."},
+    {"name": "Health", "description": "For probes, which need no key, and for Prometheus."},
 ]
 
 HEADERS: Json = {
@@ -55,6 +55,14 @@ OPTIONS: Mapping[str, tuple[str, Json]] = {
     "X-Session-Recall-Tools": (
         "Whether stored tool calls and results are sent along.",
         {"type": "boolean", "default": True},
+    ),
+    "X-Session-Fork": (
+        "The turn after which this one begins a branch; 0: at the beginning.",
+        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}]},
+    ),
+    "X-Session-Branch": (
+        "The branch that this turn continues; else the current one.",
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]},
     ),
     "Idempotency-Key": ("A second request with the same key gets the first one's answer.", {"type": "string"}),
     "X-Custom-Api-Key": ("A key of the model server, in place of the configured one.", {"type": "string"}),
@@ -182,9 +190,24 @@ READYZ: Json = {
         "503": _json("One of them does not.", _named("Readiness")),
     },
 }
+METRICS: Json = {
+    "operationId": "metrics",
+    "tags": ["Health"],
+    "summary": "Sums for Prometheus",
+    "description": "Sums over everybody's turns and requests, without names, ids or texts; in `auth.mode: keys` for a "
+    "key of the role `admin`. 404 with `telemetry.metrics: false`.",
+    "responses": {
+        "200": {
+            "description": "Prometheus' text format 0.0.4.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **statuses.refusals((401, 403, 404, 503), STYLE),
+    },
+}
 PATHS: Json = {
     "/v1/chat/completions": {"post": COMPLETIONS},
     "/v1/models": {"get": MODELS},
     "/healthz": {"get": HEALTHZ},
     "/readyz": {"get": READYZ},
+    "/metrics": {"get": METRICS},
 }

@@ -9,11 +9,25 @@ from collections.abc import Awaitable, Callable
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
-from proxy.edge import failures, health, openapi, reference
+from proxy.edge import failures, health, metrics, openapi, reference
 from proxy.edge.deliver import Connection, log_request
-from proxy.edge.julep import agents, chat_shapes, doc_shapes, docs, export, history, sessions, shapes, tools, users
-from proxy.edge.julep import chat as turns
-from proxy.edge.openai import chat
+from proxy.edge.julep import (
+    agents,
+    branch_shapes,
+    branches,
+    chat,
+    chat_shapes,
+    doc_shapes,
+    docs,
+    export,
+    history,
+    sessions,
+    shapes,
+    tools,
+    turns,
+    users,
+)
+from proxy.edge.openai.chat import completions
 from proxy.edge.operation import CONNECTION, Lines, Operation, PathEndpoint
 from proxy.edge.published import Publication, Published
 from proxy.edge.request import frame
@@ -23,15 +37,16 @@ from proxy.services import Services
 Endpoint = Callable[[Services, Scope, Connection], Awaitable[None]]
 
 HOT: dict[tuple[str, str], Endpoint] = {
-    ("POST", "/v1/chat/completions"): chat.completions,
+    ("POST", "/v1/chat/completions"): completions,
 }
 
 PLAIN = [
     Route("/healthz", health.healthz, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
+    Route("/metrics", metrics.metrics, methods=["GET"]),
 ]
 ALWAYS = frozenset(route.path for route in PLAIN)
-"""What answers also while the server drains or is full, to anybody."""
+"""What answers also while the server drains or is full."""
 
 AGENT, USER, SESSION = "/agents/{id}", "/users/{id}", "/sessions/{id}"
 
@@ -58,10 +73,16 @@ OPERATIONS = [
     Operation("PUT", SESSION, sessions.replace, shapes.Session, body=shapes.ChangeSession),
     Operation("PATCH", SESSION, sessions.patch, shapes.Session, body=shapes.ChangeSession),
     Operation("DELETE", SESSION, sessions.delete, shapes.Deleted, 202),
-    Operation("POST", SESSION + "/chat", turns.chat, chat_shapes.ChatResponse, 201, body=chat_shapes.Chat, small=False),
-    Operation("POST", SESSION + "/render", turns.render, chat_shapes.Rendered, body=chat_shapes.Chat, small=False),
+    Operation("POST", SESSION + "/chat", chat.chat, chat_shapes.ChatResponse, 201, body=chat_shapes.Chat, small=False),
+    Operation("POST", SESSION + "/render", chat.render, chat_shapes.Rendered, body=chat_shapes.Chat, small=False),
     Operation("GET", SESSION + "/history", history.show, chat_shapes.History, query=chat_shapes.Ranged),
     Operation("DELETE", SESSION + "/history", history.clear, shapes.Deleted, 202),
+    Operation("GET", SESSION + "/turns", turns.page, branch_shapes.Turns, query=branch_shapes.TurnListing),
+    Operation("GET", SESSION + "/turns/{turn}/context", turns.context, branch_shapes.Context),
+    Operation("GET", SESSION + "/branches", branches.page, branch_shapes.Branches, query=branch_shapes.BranchListing),
+    Operation("DELETE", SESSION + "/branches/{branch}", branches.delete, branch_shapes.DeletedBranch, 202),
+    Operation("POST", SESSION + "/fork", branches.fork, branch_shapes.Branch, 201, body=branch_shapes.Fork),
+    Operation("POST", SESSION + "/undo", branches.undo, branch_shapes.Branch),
     Operation("GET", SESSION + "/export", export.lines, Lines),
     Operation("GET", SESSION + "/messages", history.messages, chat_shapes.Messages, query=chat_shapes.MessageListing),
     Operation(

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from proxy.edge.julep import chat_shapes, doc_shapes, shapes
+from proxy.edge.julep import branch_shapes, chat_shapes, doc_shapes, shapes
 
 ABOUT = (
     "Sessions, agents, users, documents and tools for any OpenAI-compatible model server, under `/` and under `/api`, "
@@ -19,11 +19,14 @@ KEY = (
 )
 
 CONVERSATIONS = ("Conversations", "What was said: read, taken along, added to, forgotten.")
+TURNS = ("Turns", "A message of a user and the model's answer to it, with the history and what was recalled.")
 TAGS = {
     "agents": ("Agents", "Who answers: instructions, a model and its settings, documents and tools of its own."),
     "users": ("Users", "Who asks. What is known of a user can stand in the agent's instructions."),
     "sessions": ("Sessions", "A conversation with its settings: agents, users, a situation, a token budget."),
-    "chat": ("Turns", "A message of a user and the model's answer to it, with the history and what was recalled."),
+    "chat": TURNS,
+    "turns": TURNS,
+    "branches": ("Branches", "Lines of a conversation that part after a turn: begun, taken back, deleted."),
     "history": CONVERSATIONS,
     "export": CONVERSATIONS,
     "tools": ("Tools", "What a model may call."),
@@ -111,6 +114,7 @@ EXAMPLES: Mapping[type[Struct], dict[str, Any]] = {
     shapes.ChangeSession: {"situation": "The refund is on its way.", "metadata": {"case": 7}},
     chat_shapes.Chat: {"messages": [{"role": "user", "content": "When do you ship to France?"}], "max_tokens": 200},
     chat_shapes.CreateMessage: {"role": "user", "content": "I called yesterday."},
+    branch_shapes.Fork: {"at": 3},
     shapes.CreateTool: {
         "name": "clock",
         "description": "The time in a city",

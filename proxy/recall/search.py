@@ -38,18 +38,25 @@ async def text(
     return await docs.hits(db, scope, owners, best)
 
 
-def scored(found: Sequence[Sequence[tuple[int, int]]], size: int) -> dict[int, float]:
+def scored(
+    found: Sequence[Sequence[tuple[int, int]]], size: int, having: Sequence[int] | None = None
+) -> dict[int, float]:
     """The score of each chunk. `found`: for each word the chunks that hold it with their length in words; `size`: how
-    many chunks there are."""
+    many chunks there are; `having`: how many hold each word, where not all of them are given."""
     lengths = {chunk: length for chunks in found for chunk, length in chunks}
     mean = sum(lengths.values()) / len(lengths) if lengths else 1.0
     scores: dict[int, float] = dict.fromkeys(lengths, 0.0)
-    for chunks in found:
-        rarity = math.log(1 + (max(size, len(chunks)) - len(chunks) + 0.5) / (len(chunks) + 0.5))
+    for n, chunks in enumerate(found):
+        worth = rarity(len(chunks) if having is None else having[n], size)
         for chunk, length in chunks:
             norm = SATURATION * (1 - LENGTH + LENGTH * length / max(mean, 1.0))
-            scores[chunk] += rarity * (SATURATION + 1) / (1 + norm)
+            scores[chunk] += worth * (SATURATION + 1) / (1 + norm)
     return scores
+
+
+def rarity(having: int, size: int) -> float:
+    """What a word counts that so many of all the chunks have."""
+    return math.log(1 + (max(size, having) - having + 0.5) / (having + 0.5))
 
 
 def distance(score: float) -> float:

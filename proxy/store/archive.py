@@ -11,7 +11,7 @@ import msgspec
 
 from proxy.errors import BadRequest
 from proxy.resources import Doc, Member, MemberKind, Owner, Tool
-from proxy.store import docs, facets, keys, owners, sessions
+from proxy.store import blobs, docs, facets, keys, owners, sessions
 from proxy.store.database import Database, Row, Tx
 from proxy.store.docs import Chunk
 from proxy.store.entries import PAGE
@@ -194,7 +194,11 @@ async def entries(db: Database, scope: Scope, session: int, branch: int, span: t
            WHERE tenant = ? AND session = ? AND branch = ? AND seq BETWEEN ? AND ? ORDER BY seq""",
         (scope.tenant, session, branch, span[0], _last_within(sizes)),
     )
-    return [EntryPart(branch, *row[:3], Message(*row[3:])) for row in rows]
+    whole = await blobs.sizes(db, scope, [row[4] for row in rows])
+    last = _last_within([(row[0], size) for row, size in zip(rows, whole, strict=True)]) if rows else 0
+    rows = [row for row in rows if row[0] <= last]
+    raws = await blobs.restored(db, scope, [row[4] for row in rows])
+    return [EntryPart(branch, *row[:3], Message(row[3], raw, *row[5:])) for row, raw in zip(rows, raws, strict=True)]
 
 
 def _last_within(sizes: Sequence[Row]) -> int:
@@ -354,7 +358,7 @@ class _Making:
                                     said_at)
                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
             (self.scope.tenant, session, part.branch, part.seq, part.turn, new.role, new.tokens, part.total, new.calls,
-             new.status, new.digest, new.raw, new.said_at),
+             new.status, new.digest, blobs.put(self.tx, self.scope, session, new.raw), new.said_at),
         )  # fmt: skip
 
     def _branch(self, part: BranchPart, session: int) -> None:

@@ -83,14 +83,6 @@ async def same_instructions(db: Database, scope: Scope, session: int, raw: bytes
     return Instructions(*rows[0]) if rows else None
 
 
-async def instructions_at(db: Database, scope: Scope, session: int, turn: int) -> int | None:
-    """The number of the instructions that were in force in a turn."""
-    rows: list[tuple[Any, ...]] = await db.all(
-        "SELECT instructions FROM turns WHERE tenant = ? AND session = ? AND turn = ?", (scope.tenant, session, turn)
-    )
-    return rows[0][0] if rows else None
-
-
 async def delete(db: Database, scope: Scope, session: int) -> bool:
     """Removes a session with all it holds. False when the tenant has no such session."""
 

@@ -6,13 +6,21 @@ from collections.abc import Awaitable, Sequence
 import msgspec
 
 from proxy.errors import Conflict, Unavailable
-from proxy.store import facets, keys, sessions
+from proxy.store import blobs, calibrations, facets, keys, sessions
 from proxy.store.database import Database, Tx, Value
 from proxy.types import Branch, Instructions, Message, Scope, Session, Status
 
 KEY_HOURS = 24
 PRUNE = 20
 """Old keys that one commit removes at the most, so that no turn pays for a backlog."""
+
+
+class Calibrated(msgspec.Struct, frozen=True, gc=False):
+    """What an upstream taught about a model by now, as it is kept."""
+
+    upstream: str
+    model: str
+    state: bytes
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -46,6 +54,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     now: int
     carried: bytes = b""
     recalled: bytes | None = None
+    learnt: Calibrated | None = None
 
 
 class Answered(msgspec.Struct, frozen=True, gc=False):
@@ -75,6 +84,14 @@ async def answered(db: Database, scope: Scope, session: int, key: str, now: int)
             (scope.tenant, session),
         )
     return Answered(*rows[0]) if rows else None
+
+
+async def recalled(db: Database, scope: Scope, session: int, turn: int) -> str:
+    """The text that was recalled for a turn's user message; empty for none."""
+    rows = await db.all(
+        "SELECT recalled FROM turns WHERE tenant = ? AND session = ? AND turn = ?", (scope.tenant, session, turn)
+    )
+    return rows[0][0].decode() if rows and rows[0][0] is not None else ""
 
 
 async def sent_in(db: Database, scope: Scope, session: int, turn: int) -> tuple[int, list[bytes]]:
@@ -114,8 +131,9 @@ def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
     values: list[Value] = []
     for n, message in enumerate(rows, 1):
         total += message.tokens
+        raw = blobs.put(tx, scope, session, message.raw)
         values += (scope.tenant, session, branch, head + n, record.number, message.role, message.tokens, total,
-                   message.calls, message.status, message.digest, message.raw)  # fmt: skip
+                   message.calls, message.status, message.digest, raw)  # fmt: skip
     _insert(tx, values)
     _date(tx, scope, (session, branch, head), rows)
     tx.all(
@@ -127,6 +145,8 @@ def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
          record.cut, record.cut_key, record.carried, record.recalled),
     )  # fmt: skip
     _keep_answer(tx, scope, session, record)
+    if record.learnt is not None:
+        calibrations.put(tx, record.learnt.upstream, record.learnt.model, record.learnt.state, record.now)
     return session, branch
 
 

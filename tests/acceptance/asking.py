@@ -151,7 +151,17 @@ class Proxied:
             "SELECT raw, status FROM entries WHERE session = ? AND branch = ? AND seq <= ? ORDER BY seq",
             session, branch, last,
         )  # fmt: skip
-        return [*before, *own]
+        return [*before, *((self._whole(raw), status) for raw, status in own)]
+
+    def _whole(self, raw: bytes) -> bytes:
+        """A message with the large base64 that stands apart."""
+        if raw[:1] != b"\x01":
+            return raw
+        parts = raw[1:].split(b"\x00")
+        for n in range(1, len(parts), 2):
+            name = bytes.fromhex(parts[n].decode())
+            parts[n] = self.running.rows("SELECT data FROM blobs WHERE hash = ?", name)[0][0]
+        return b"".join(parts)
 
     def branches(self, session: str) -> int:
         return len(self._of(session, "SELECT 1 FROM branches WHERE session = ?"))

@@ -184,7 +184,7 @@ async def test_documents_give_way_to_a_history_that_may_not_be_cut(tmp_path: Pat
         doc = {"title": "Tea", "content": "Tea is dried leaves. " * 20}
         await d.api("POST", f"/agents/{agent['id']}/docs", doc, 201)
         session = await d.session(agent=agent["id"], token_budget=350, context_overflow=None)
-        await d.chat(session["id"], "word " * 60)
+        await d.chat(session["id"], "word " * 130)
         answer = await d.chat(session["id"], "Which tea?")
         assert answer["docs"] == []
         assert len(d.texts) == 4

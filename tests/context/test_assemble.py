@@ -11,7 +11,7 @@ import pytest
 
 from proxy.context.assemble import Limits, Material, Plan, assemble
 from proxy.context.tokens import REPLY
-from proxy.context.transcript import RESULTS, Piece, repaired
+from proxy.context.transcript import RESULTS, Piece, cleared, marker, repaired
 from proxy.errors import ContextTooLong
 from tests.context.histories import Message, Talk, calls, check_valid, piece, result, says, talk, user, words
 
@@ -87,6 +87,12 @@ def mandatory(given: Material) -> Mandatory:
     return Mandatory(history, new, fixed + needed + extra + sum(one.tokens for one in new))
 
 
+def forwarded(history: Sequence[Piece], made: Plan) -> list[Piece]:
+    """The history with a marker in place of each result that the plan clears."""
+    price = marker(words)
+    return [cleared(one, price) if (one.seq or 0) < made.cleared else one for one in history]
+
+
 def test_any_plan_keeps_its_promises() -> None:
     for seed, (given, limits) in cases(3000):
         try:
@@ -99,13 +105,14 @@ def test_any_plan_keeps_its_promises() -> None:
         assert limits.budget is None or made.total <= limits.budget, seed
         check_valid(sent)
         assert (sent[0]["role"] == "system" and sent[0]["content"] == "be brief and kind") == (said is not None), seed
-        raws = [one.raw for one in [*needed.history, *needed.new]]
+        history = forwarded(needed.history, made)
+        raws = [one.raw for one in [*history, *needed.new]]
         parts = made.messages if said is None else made.messages[len(given.instructions) + 1 :]
         assert parts.endswith(b",".join(one.raw for one in needed.new)), seed
         kept = len(sent) - (said is not None)
         tail = b",".join(raws[len(raws) - kept :])
         if parts != tail:  # the newest question stands alone before the rest
-            newest = [one.raw for one in needed.history if one.role == "user"][-1]
+            newest = [one.raw for one in history if one.role == "user"][-1]
             assert parts == b",".join([newest, *raws[len(raws) - kept + 1 :]]), seed
         asked = [message["content"] for message in (json.loads(raw) for raw in raws) if message["role"] == "user"]
         assert not asked or asked[-1] in [message["content"] for message in sent], seed
@@ -117,11 +124,12 @@ def test_the_ledger_adds_up() -> None:
             made = assemble(given, limits, words)
         except ContextTooLong:
             continue
-        by_source = {(one["source"], one["kept"]): one for one in made.segments}
-        assert len(by_source) == len(made.segments) <= 5, seed
+        by_source = {(one["source"], one["kept"]): one for one in made.segments if one["reason"] != CLEARED}
+        assert len(by_source) <= 5, seed
+        assert len(made.segments) - len(by_source) == (made.cleared > 0 and _clears(given, made)), seed
         assert sum(one["tokens"] for one in made.segments if one["kept"]) == made.total, seed
         assert made.total == made.system + made.tools + made.history + made.new, seed
-        stored = given.history
+        stored = forwarded(given.history, made)
         kept = by_source.get(("history", True), {"count": 0, "tokens": 0})
         left = by_source.get(("history", False), {"count": 0, "tokens": 0})
         assert made.dropped == left["count"], seed
@@ -130,6 +138,16 @@ def test_the_ledger_adds_up() -> None:
         sent = messages(made)[1 if given.instructions else 0 :]
         assert made.dropped == len(real) - len([one for one in sent if one in real]), seed
         assert left["tokens"] <= sum(one.tokens for one in stored) + 20 * len(stored), seed
+
+
+CLEARED = "tool results cleared"
+
+
+def _clears(given: Material, made: Plan) -> bool:
+    """Whether a marker is among what is sent."""
+    before = {one.raw for one in given.history}
+    after = [one for one in forwarded(given.history, made) if one.raw not in before]
+    return any(one.raw in made.messages for one in after)
 
 
 def test_too_long_is_said_exactly_when_what_must_be_sent_does_not_fit() -> None:
@@ -170,6 +188,8 @@ def test_a_cut_that_fits_stays_and_one_that_does_not_shrinks_to_the_share() -> N
             made = assemble(given, limits, words)
         except ContextTooLong:
             continue
+        if made.cleared:
+            continue  # tests/context/test_overflow.py
         history = mandatory(given).history
         after_cut = sum(one.tokens for one in _from_cut(history, limits.cut))
         room = limits.budget - made.system - made.tools

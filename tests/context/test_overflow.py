@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
-from proxy.context.overflow import RUNS_AS, STRATEGIES, Kept, Room
+from proxy.context.overflow import STRATEGIES, Digest, Kept, Room, to_summarize
 from proxy.context.transcript import Piece
 from proxy.errors import ContextTooLong
 
 truncate, everything = STRATEGIES["truncate"], STRATEGIES["null"]
+adaptive, summarize = STRATEGIES["adaptive"], STRATEGIES["summarize"]
 
 
 def line(*shape: str, tokens: int = 10) -> list[Piece]:
@@ -106,5 +108,75 @@ def test_null_leaves_nothing_out() -> None:
 
 
 def test_the_strategies_of_the_contract_all_run() -> None:
-    assert {"truncate", "null", "adaptive", "summarize"} <= {*STRATEGIES, *RUNS_AS}
-    assert set(RUNS_AS.values()) <= set(STRATEGIES)
+    assert {"truncate", "null", "adaptive", "summarize"} <= set(STRATEGIES)
+
+
+# --- clearing ---
+
+TOOLS = line("ucta", "ucta", "ucta", "ucta", "ua")
+"""18 pieces, results of ten tokens at 3, 7, 11, 15."""
+
+
+def test_nothing_is_cleared_while_everything_fits() -> None:
+    assert adaptive(room(TOOLS, 190, results=1, marker=1)) == Kept(0)
+
+
+def test_old_results_are_cleared_before_anything_leaves() -> None:
+    assert adaptive(room(TOOLS, 189, results=1, marker=1, evict_to=0.8)) == Kept(0, cleared=12)  # 180 - 3 * 9 = 153
+    assert adaptive(room(TOOLS, 189, results=4, marker=1)) == truncate(room(TOOLS, 189))
+
+
+def test_what_clearing_does_not_make_room_for_leaves() -> None:
+    assert adaptive(room(TOOLS, 112, results=1, marker=1)) == Kept(16, cleared=12)
+    assert adaptive(room(TOOLS, 112, results=0, marker=1)) == Kept(12, cleared=16)  # 51 tokens
+
+
+def test_a_marker_that_saves_nothing_is_none() -> None:
+    assert adaptive(room(TOOLS, 100, results=1, marker=10)) == truncate(room(TOOLS, 100))
+
+
+def test_results_of_the_calls_that_are_answered_now_are_never_cleared() -> None:
+    pieces = line("ucta", "uct")
+    kept = adaptive(room(pieces, 70, results=0, marker=1, must=5, user=4))
+    assert kept.cleared == 4
+
+
+# --- summaries ---
+
+
+def test_a_summary_goes_on_standing_in_for_what_left() -> None:
+    old = Digest(4, 15, b"s")
+    assert summarize(room(TURNS, 85, cut=5, current=old)) == Kept(4, summary=old)
+    assert summarize(room(TURNS, 84, cut=5, current=old)).start > 4
+
+
+def test_a_prepared_summary_takes_the_place_of_what_leaves() -> None:
+    old, ready = Digest(2, 15, b"old"), Digest(6, 15, b"ready")
+    assert summarize(room(TURNS, 70, cut=3, current=old, prepared=ready)) == Kept(6, summary=ready)
+
+
+def test_without_a_summary_it_leaves_as_under_truncate() -> None:
+    assert summarize(room(TURNS, 80)) == truncate(room(TURNS, 80))
+
+
+def test_a_summary_that_takes_too_much_room_is_left_out() -> None:
+    pieces = line("ua", "uc")
+    large = Digest(2, 100, b"s")
+    assert summarize(room(pieces, 35, cut=3, must=3, user=2, current=large)) == Kept(2)
+
+
+def test_what_leaves_next_is_summarized_ahead() -> None:
+    def asked(end: int, **fields: Any) -> int | None:
+        given = room(TURNS[:end], 130, summaries=True, **fields)
+        return to_summarize(given, summarize(given))
+
+    assert asked(8) is None  # 80 of 120 tokens
+    assert asked(10) == 6  # 100: 55 will leave
+    assert asked(10, prepared=Digest(6, 5, b"s")) is None
+    assert asked(10, cut=5) == 4
+
+
+def test_what_left_without_a_summary_gets_one() -> None:
+    given = room(TURNS, 80, summaries=True)
+    assert to_summarize(given, summarize(given)) == 6
+    assert to_summarize(msgspec.structs.replace(given, summaries=False), summarize(given)) is None

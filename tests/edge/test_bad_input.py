@@ -127,10 +127,14 @@ OPTIONS = {
     },
     **{f"overflow {v!r}": Bad(option(context_overflow=v), "session.context_overflow") for v in ("x", 5, [])},
     "unknown": Bad(option(colour="red"), "session.colour"),
-    **{
-        name: Bad(option(**{name: v}), f"session.{name}", code="unsupported_option")
-        for name, v in {"fork": 1, "auto_run_tools": True}.items()
-    },
+    "auto_run_tools": Bad(option(auto_run_tools=True), "session.auto_run_tools", code="unsupported_option"),
+    **{f"fork {v!r}": Bad(option(fork=v), "session.fork") for v in (-1, "1", True, 1.5, [], {}, 10**30)},
+    **{f"branch {v!r}": Bad(option(branch=v), "session.branch") for v in (-1, 0, "1", True, 1.5, [], 10**30)},
+    **{f"fork header {v}": Bad(HI, "session.fork", headers={"X-Session-Fork": v}) for v in ("-1", "x", "1.5", "\xb2")},
+    **{f"branch header {v}": Bad(HI, "session.branch", headers={"X-Session-Branch": v}) for v in ("0", "x", "9" * 30)},
+    "fork at nothing": Bad(option(fork=1), "session.fork", code="turn_not_found"),
+    "branch of nothing": Bad(option(branch=2), "session.branch", code="branch_not_found"),
+    "fork and branch": Bad(option(fork=0, branch=1), "session.fork"),
     "header mode": Bad(HI, "session.mode", headers={"X-Session-Mode": "x"}),
     "header save": Bad(HI, "session.save", headers={"X-Session-Save": "maybe"}),
     **{

@@ -67,7 +67,8 @@ async def give(db: Database, of: Owner, name: str, *, scope: Scope = ME) -> Tool
 
 TABLES = (
     "blob_uses", "blobs", "branches", "calibrations", "chunks", "docs", "entries", "facets", "instructions", "keys",
-    "members", "participants", "passages", "replays", "sessions", "settings", "summaries", "tenants", "tools", "turns",
+    "members", "participants", "passages", "replays", "sessions", "settings", "summaries", "summary_calls", "tenants",
+    "tools", "turns",
 )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.anyio
 PAGE = Page()
 UUID = "12345678-1234-4234-8234-123456789012"
 RAW = b'{"role":"user","content":"q"}'
+LARGE = b'{"role":"assistant","content":null,"audio":{"data":"%b"}}' % (b"UklG" * 2_000)
 PARTS: list[Part] = [
     SessionPart(UUID, "boat", 500, "truncate", 2, 3, 7, 10, 20, b'{"situation":"x"}', ("a", "b"), ("u",),
                 (("m:k", "1"),)),
@@ -46,7 +47,7 @@ PARTS: list[Part] = [
     InstructionsPart(1, b"brief", 3),
     InstructionsPart(2, b"other", 4),
     EntryPart(1, 1, 3, 5, Message("user", RAW, mark("q"), 5, 0, "complete", 77)),
-    EntryPart(1, 2, 3, 9, Message("assistant", b"{}", mark("a"), 4, 1, "incomplete")),
+    EntryPart(1, 2, 3, 9, Message("assistant", LARGE, mark("a"), 4, 1, "incomplete")),
     TurnPart(3, 1, 1, 2, "incomplete", "m", 2, "r", b"{}", b"null", 30),
     BranchPart(1, None, 0, 2, 9, mark("a"), "incomplete", 3, 1, "key", 1, 40),
     BranchPart(2, 1, 1, 1, 5, b"", "complete", 0, 0, "", None, 41),
@@ -206,6 +207,17 @@ async def test_entries_come_in_pages_of_rows_or_bytes(db: Database) -> None:
         seen.append(len(page))
     assert seen == [1, 1, 1, entries.PAGE, 1]
     assert [entry.seq for entry in await archive.entries(db, ME, session.id, 1, (4, 6))] == [4, 5, 6]
+
+
+async def test_a_page_of_images_is_as_long_as_they_are(db: Database) -> None:
+    """They stand elsewhere, and add up in a page all the same."""
+    image = b'{"role":"user","content":"%b"}' % (b"iVBO" * (archive.PAGE_BYTES // 10))
+    await turns.append(db, ME, record("s", None, [Message("user", image, mark(str(n)), 1) for n in range(5)]))
+    session, branch = await find(db, "s")
+    first = await archive.entries(db, ME, session.id, 1, (1, branch.head))
+    rest = await archive.entries(db, ME, session.id, 1, (3, branch.head))
+    assert [[part.seq for part in page] for page in (first, rest)] == [[1, 2], [3, 4]]
+    assert {part.message.raw for part in [*first, *rest]} == {image}
 
 
 async def test_no_statement_scans_a_table(tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
 """The log of messages: windows, digests and places, along lines that fork."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
+from typing import LiteralString, TypeVar
 
 import pytest
 
 from proxy.store import entries, sessions, turns
-from proxy.store.database import Database
+from proxy.store.database import Database, Row, Tx, Value
 from proxy.store.entries import PAGE, Segment
 from tests.store.saying import ME, find, mark, message, record, say, texts
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 
 async def long_session(db: Database, messages: int, name: str = "s") -> int:
@@ -71,6 +74,9 @@ async def test_any_line_over_any_forks_is_read_as_it_was_said(db: Database) -> N
         assert await read(db, session.id, segments, None) == said
         least = draw.randint(0, len(said))
         assert await read(db, session.id, segments, least) == said[-least - 1 :]
+        user = await entries.newest_user(db, ME, session.id, segments)
+        asked = [text for text in said if text != "t3"]
+        assert ([] if user is None else texts([user])) == asked[-1:]
         marks, short = await entries.digests(db, ME, session.id, segments)
         assert marks == [mark(text, "assistant" if text == "t3" else "user") for text in said]
         assert short == {}
@@ -79,6 +85,111 @@ async def test_any_line_over_any_forks_is_read_as_it_was_said(db: Database) -> N
             assert entry is not None
             assert texts([entry]) == [text]
         assert await entries.at(db, ME, session.id, segments, len(said) + 1) is None
+
+
+async def test_a_window_counts_by_another_price(db: Database) -> None:
+    """As for old results that are sent as a short marker."""
+    session, branch = await say(db, "s", *["one two three"] * 40)
+    line = [(1, 1, 40)]
+    for tokens in (0, 5, 40, 41, 90):
+        for most in (20, 40):
+            found = await entries.window(
+                db, ME, session.id, line, tokens, lambda entry, most=most: 3 if entry.seq > most else 1
+            )
+            counts = [3 if seq > most else 1 for seq in range(40, 0, -1)]
+            held = [sum(counts[:n]) for n in range(1, 41)]
+            wanted = sum(one <= tokens for one in held)
+            assert [entry.seq for entry in found] == list(range(40 - min(wanted, 39), 41))
+    assert await entries.window(db, ME, session.id, line, None, lambda _: 0) == await entries.window(
+        db, ME, session.id, line, None
+    )
+    assert branch.head == 40
+
+
+async def nested(db: Database, forks: int, each: int) -> tuple[int, list[str], list[Segment]]:
+    """A session whose line goes over so many forks, `each` messages of one token on every branch, and a tail besides
+    that the line leaves."""
+    session, _ = await say(db, "s", *[f"1.{n}" for n in range(1, each + 1)], "tail")
+    said, line = [f"1.{n}" for n in range(1, each + 1)], [(1, 1, each)]
+    for branch in range(2, forks + 2):
+        new = [f"{branch}.{n}" for n in range(1, each + 1)]
+        messages = [message(text) for text in [*new, "tail"]]
+        await turns.append(db, ME, record("s", await find(db, "s"), messages, fork_at=len(said)))
+        line = [(branch, len(said) + 1, len(said) + each), *line]
+        said += new
+    return session.id, said, line
+
+
+@pytest.mark.parametrize(("forks", "each"), [(1, 300), (5, 60), (40, 1), (150, 2)])
+async def test_lines_over_many_forks_are_read_page_by_page(db: Database, forks: int, each: int) -> None:
+    session, said, line = await nested(db, forks, each)
+    assert await read(db, session, line, None) == said
+    for tokens in (0, 17, 100, PAGE, len(said) - 1):
+        assert await read(db, session, line, tokens) == said[-tokens - 1 :]
+    for _, low, high in line[:3]:
+        upto = [(branch, first, min(last, high)) for branch, first, last in line if first <= high]
+        assert await read(db, session, upto, None) == said[:high]
+        rest = [(branch, max(first, low), last) for branch, first, last in line if last >= low]
+        assert await read(db, session, rest, None) == said[low - 1 :]
+    marks, _ = await entries.digests(db, ME, session, line)
+    assert marks == [mark(text) for text in said]
+
+
+async def test_a_page_is_one_statement_however_many_branches_it_crosses(db: Database) -> None:
+    session, said, line = await nested(db, 100, 1)
+    heard = Heard(db)
+    assert texts(await entries.window(heard, ME, session, line, None)) == said
+    assert len(heard.asked) == 1
+    await entries.digests(heard, ME, session, line)
+    assert len(heard.asked) == 2
+    assert await entries.last_calls(heard, ME, session, line) is None
+    assert len(heard.asked) == 4
+
+
+class Heard:
+    """A store that counts what it is asked."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.asked: list[str] = []
+
+    async def all(self, sql: LiteralString, args: Sequence[Value] = ()) -> list[Row]:
+        self.asked.append(sql)
+        return await self.db.all(sql, args)
+
+    def transaction(self, work: Callable[[Tx], T]) -> Awaitable[T]:
+        return self.db.transaction(work)
+
+    async def apart(self, work: Callable[[Tx], T]) -> T:
+        return await self.db.apart(work)
+
+    async def ready(self) -> None:
+        await self.db.ready()
+
+    async def close(self) -> None:
+        await self.db.close()
+
+
+async def test_a_gap_in_a_line_hides_nothing_behind_it(db: Database) -> None:
+    session, _, _ = await nested(db, 3, 2)
+    assert await read(db, session, [(4, 7, 8), (2, 3, 4), (1, 1, 1)], None) == ["1.1", "2.1", "2.2", "4.1", "4.2"]
+    assert await read(db, session, [(4, 7, 8), (99, 5, 6), (1, 1, 2)], 100) == ["1.1", "1.2", "4.1", "4.2"]
+
+
+async def test_calls_are_found_beyond_the_newest_branch(db: Database) -> None:
+    session, branch = await say(db, "s", "q1", "a")
+    called = message("look", "assistant", calls=1)
+    await turns.append(db, ME, record("s", (session, branch), [message("q2"), called, message("t", "tool")]))
+    for at in (5, 6):
+        found = await find(db, "s")
+        await turns.append(db, ME, record("s", found, [message("r", "tool"), message("x", "tool")], fork_at=at))
+    line = [(3, 7, 8), (2, 6, 6), (1, 1, 5)]
+    calls = await entries.last_calls(db, ME, session.id, line)
+    user = await entries.newest_user(db, ME, session.id, line)
+    assert calls is not None
+    assert user is not None
+    assert texts([calls, user]) == ["look", "q2"]
+    assert await entries.last_calls(db, ME, session.id, [(3, 7, 8), (2, 6, 6), (1, 1, 3)]) is None
 
 
 async def test_digests_come_in_order_with_the_text_of_replies_that_broke_off(db: Database) -> None:

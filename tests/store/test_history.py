@@ -58,15 +58,16 @@ async def test_an_imported_message_was_said_at_its_own_time(db: Database) -> Non
     assert [one.at for one in await history.read(db, ME, found[0].id, WHOLE, 9)] == [4, 10]
 
 
-async def test_a_conversation_is_read_along_its_line_stretch_by_stretch(db: Database) -> None:
+async def test_a_conversation_is_read_along_its_line(db: Database) -> None:
     session_, branch = await branched(db)
     assert (branch.number, branch.parent, branch.forked_at, branch.head) == (3, 2, 3, 4)
     line = [(3, 4, 4), (2, 3, 3), (1, 1, 2)]
-    assert await told(db, session_.id, line) == [(1, 1, "q1"), (1, 2, "a1")]
-    assert await told(db, session_.id, [(3, 4, 4), (2, 3, 3)]) == [(2, 3, "b1")]
+    assert await told(db, session_.id, line) == [(1, 1, "q1"), (1, 2, "a1"), (2, 3, "b1"), (3, 4, "c1")]
+    assert await told(db, session_.id, line, 3) == [(1, 1, "q1"), (1, 2, "a1"), (2, 3, "b1")]
+    assert await told(db, session_.id, [(3, 4, 4), (2, 3, 3)]) == [(2, 3, "b1"), (3, 4, "c1")]
     assert await told(db, session_.id, [(3, 4, 4)]) == [(3, 4, "c1")]
     assert await told(db, session_.id, [(1, 1, 4)]) == [(1, 1, "q1"), (1, 2, "a1"), (1, 3, "q2"), (1, 4, "a2")]
-    assert await told(db, session_.id, [(2, 3, 4), (1, 2, 2)]) == [(1, 2, "a1")]
+    assert await told(db, session_.id, [(2, 3, 4), (1, 2, 2)]) == [(1, 2, "a1"), (2, 3, "b1"), (2, 4, "b2")]
 
 
 async def test_nothing_is_read_beyond_the_last(db: Database) -> None:
@@ -94,6 +95,15 @@ async def test_a_foreign_conversation_reads_like_none(db: Database) -> None:
     assert await told(db, found[0].id, WHOLE, scope=await tenant(db, "other")) == []
 
 
+async def test_the_models_of_turns_are_told(db: Database) -> None:
+    for n, model in enumerate(("m-1", "m-2", "m-1")):
+        session_, _ = await say(db, "s", f"q{n}", "a", model=model)
+    await say(db, "other", "q", "a", model="m-9")
+    assert await history.models_of(db, ME, session_.id, [2, 1, 2, 7]) == {1: "m-1", 2: "m-2"}
+    assert await history.models_of(db, ME, session_.id, ()) == {}
+    assert await history.models_of(db, await tenant(db, "other"), session_.id, [1]) == {}
+
+
 # --- clearing ---
 
 
@@ -113,6 +123,17 @@ async def test_a_cleared_conversation_holds_nothing_and_takes_turns_again(db: Da
     assert (session_.turns, branch.number, branch.parent, branch.head) == (6, 2, 1, 2)
 
 
+async def remember(db: Database, session: int) -> None:
+    """What is made of a conversation: a summary, and what is searched for old turns."""
+    where = (1, session)
+    await db.transaction(lambda tx: (
+        tx.all("INSERT INTO summaries VALUES (?, ?, 1, 2, 3, 'm', 9, 'secret')", where),
+        tx.all("INSERT INTO summary_calls (tenant, session, calls) VALUES (?, ?, 1)", where),
+        tx.all("INSERT INTO passages VALUES (7, ?, ?, 1, 1, 2, 3)", where),
+        tx.all("INSERT INTO spoken (rowid, owner, text) VALUES (7, 'x', 'secret')"),
+    ))  # fmt: skip
+
+
 async def test_clearing_removes_what_was_said_and_nothing_else(db: Database) -> None:
     """All of one session: its branches, ledgers, standing instructions and stored answers."""
     await member(db, "a")
@@ -124,6 +145,7 @@ async def test_clearing_removes_what_was_said_and_nothing_else(db: Database) -> 
     found = await say(db, "s", "secret", "a", key="k", answer=b"secret", instructions=Instructions(b"secret", 3))
     found = await say(db, "s", "secret 2", "a", request=b"r", answer=b"secret")
     await turns.append(db, ME, record("s", found, [message("secret 3")], fork_at=1, request=b"r", answer=b"secret"))
+    await remember(db, made.id)
     assert await history.clear(db, ME, made.id, made.updated_at)
     after = await everything(db)
     assert {name: rows for name, rows in after.items() if name != "sessions"} == {

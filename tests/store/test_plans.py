@@ -8,13 +8,29 @@ from typing import Any, LiteralString, TypeVar
 import apsw
 import pytest
 
+from proxy.recall import exchange
 from proxy.resources import Owner, Page
-from proxy.store import docs, entries, history, keys, members, sessions, settings, sqlite, tools, turns
+from proxy.store import (
+    branches,
+    docs,
+    entries,
+    history,
+    keys,
+    ledgers,
+    members,
+    passages,
+    sessions,
+    settings,
+    sqlite,
+    summaries,
+    tools,
+    turns,
+)
 from proxy.store.database import Database, Row, Tx, Value
 from proxy.store.facets import EVERY
 from proxy.store.settings import Joining
 from proxy.store.sqlite import Sqlite
-from proxy.types import Instructions
+from proxy.types import Instructions, Session
 from tests.store import making
 from tests.store.saying import ME, mark, message, record
 
@@ -71,7 +87,8 @@ async def every_statement(folder: Path) -> dict[str, Sequence[Value]]:
     try:
         found = None
         for n, fork in enumerate((None, None, 1, None)):
-            new = [message(f"q{n}"), message("look", "assistant", calls=1), message(f"a{n}", "assistant")]
+            look = message(f"look {'iVBO' * 2_000}", "assistant", calls=1)
+            new = [message(f"q{n}"), look, message(f"a{n}", "assistant")]
             turn = record(
                 "s", found, new, fork_at=fork, instructions=Instructions(b"brief", 3), key=f"k{n}", answer=b"a"
             )
@@ -83,15 +100,23 @@ async def every_statement(folder: Path) -> dict[str, Sequence[Value]]:
         await sessions.branches(db, ME, session.id)
         await sessions.instructions(db, ME, session.id, 1)
         await sessions.same_instructions(db, ME, session.id, b"brief")
-        await sessions.instructions_at(db, ME, session.id, 1)
+        await passages_of(db, session)
+        await branches_of(db, session)
         line = [(2, 2, 7), (1, 1, 1)]
-        await entries.window(db, ME, session.id, line, 5)
-        await entries.newest_user(db, ME, session.id, line)
-        await entries.last_calls(db, ME, session.id, line)
-        await entries.digests(db, ME, session.id, line)
+        for some in (line, line[:1], [(3, 9, 40), (2, 8, 8), (1, 1, 7)]):
+            await entries.window(db, ME, session.id, some, None)
+            await entries.newest_user(db, ME, session.id, some)
+            await entries.last_calls(db, ME, session.id, some)
+            await entries.digests(db, ME, session.id, some)
         await entries.places(db, ME, session.id, mark("q1"))
         await entries.stored(db, ME, session.id, mark("q1"))
         await entries.at(db, ME, session.id, line, 1)
+        assert await summaries.take_call(db, ME, session.id, 9)
+        await summaries.give_call_back(db, ME, session.id)
+        assert await summaries.add(db, ME, session.id, 1, summaries.Summary(1, 1, 3, "m", 1, "text"))
+        assert (await summaries.around(db, ME, session.id, line, 1))[1] is not None
+        await summaries.uncovered(db, ME, session.id, line, 1)
+        assert await summaries.summarized(db, ME, [session.id])
         await turns.answered(db, ME, session.id, "", 1_000)
         await turns.answered(db, ME, session.id, "k1", 1_000)
         await turns.sent_in(db, ME, session.id, 1)
@@ -102,6 +127,37 @@ async def every_statement(folder: Path) -> dict[str, Sequence[Value]]:
         return db.statements
     finally:
         await db.close()
+
+
+async def passages_of(db: Database, session: Session) -> None:
+    """What a search of old turns asks, and what it writes before it."""
+    line = [(2, 2, 7), (1, 1, 1)]
+    reach = await passages.reach(db, ME, session.id, line)
+    for stretch in reach.missing:
+        await passages.extend(db, ME, session.id, stretch, exchange.cut)
+    places, _ = await passages.holding(db, ME, session.id, line, "q3")
+    assert places
+    await passages.beside(db, ME, session.id, places)
+    assert await passages.told(db, ME, session.id, line)
+
+
+async def branches_of(db: Database, session: Session) -> None:
+    """What a turn asks of many branches, and what shows, makes and deletes them."""
+    for turn in (0, 1):
+        point = await branches.after(db, ME, session.id, turn)
+        assert point is not None
+        made = await branches.begin(db, ME, session.id, point, 5, undo=True)
+    await branches.at(db, ME, session.id, 1, 1)
+    await branches.start_of(db, ME, session.id, 1)
+    await branches.lineage(db, ME, session.id, 2)
+    _, current = await sessions.find(db, ME, session.uuid) or (session, None)
+    assert current is not None
+    await branches.reaching(db, ME, session.id, current, mark("a3", "assistant"))
+    await branches.page(db, ME, session.id, 9, 1)
+    await branches.delete(db, ME, session.id, made.number - 1, 5)
+    await ledgers.newest(db, ME, session.id, 2, 1)
+    await ledgers.oldest(db, ME, session.id, 2, 1)
+    await ledgers.of_turn(db, ME, session.id, 1)
 
 
 LISTS = [Page(2, 1, "created_at"), Page(2, 1, "created_at", "asc"), Page(2, 1, "updated_at"),
@@ -125,6 +181,8 @@ async def every_statement_of_the_api(folder: Path) -> dict[str, Sequence[Value]]
         found = await sessions.find(db, ME, "s1")
         await turns.append(db, ME, record("s1", found, [message("q"), message("a", "assistant")]))
         await history.read(db, ME, made.id, [(1, 1, 2)], 9)
+        await history.read(db, ME, made.id, [(2, 2, 2), (1, 1, 1)], 9)
+        await history.models_of(db, ME, made.id, [1, 2])
         owners = [making.owner(agent), making.owner(made)]
         for of in owners:
             await make_and_read(db, of)
@@ -179,8 +237,10 @@ async def test_no_statement_of_the_hot_path_scans_or_sorts(tmp_path: Path) -> No
 async def test_the_last_calls_are_found_by_their_own_index(tmp_path: Path) -> None:
     """A long chat without calls must not be walked through for them."""
     statements = await every_statement(tmp_path)
-    (sql,) = [sql for sql in statements if "calls > 0" in sql]
-    assert any("entries_calls" in step for step in plan(tmp_path, sql, statements[sql]))
+    found = [sql for sql in statements if "calls > 0" in sql]
+    assert len(found) == 2, "one for the newest branch, one for those before it"
+    for sql in found:
+        assert any("entries_calls" in step for step in plan(tmp_path, sql, statements[sql]))
 
 
 async def test_no_statement_of_the_api_scans_a_table(tmp_path: Path) -> None:

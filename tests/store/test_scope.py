@@ -1,16 +1,34 @@
 """A tenant sees its own: every function of the store, asked for what is another's, answers as if it were not there."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from proxy.errors import Conflict, NotFound
+from proxy.errors import Conflict, NotFound, Unavailable
 from proxy.resources import Doc, Member, Owner, Page, Tool
-from proxy.store import archive, docs, entries, facets, history, members, owners, sessions, settings, tools, turns
+from proxy.store import (
+    archive,
+    blobs,
+    branches,
+    docs,
+    entries,
+    facets,
+    history,
+    ledgers,
+    members,
+    owners,
+    passages,
+    sessions,
+    settings,
+    summaries,
+    tools,
+    turns,
+)
 from proxy.store.database import Database
+from proxy.store.history import Told
 from proxy.store.settings import Joining
 from proxy.types import Branch, Instructions, Scope, Session
 from tests.store import making
@@ -21,7 +39,26 @@ pytestmark = pytest.mark.anyio
 LINE = [(1, 1, 3)]
 NOWHERE = 999
 PAGE = Page()
-MODULES = (archive, docs, entries, facets, history, members, owners, sessions, settings, tools, turns)
+LOOK = message(f"look {'iVBO' * 2_000}", "assistant", calls=1)
+FORKED = Branch(2, 1, 0, 0, 0, b"", "complete", 0, 0, "", None)
+MODULES = (
+    archive,
+    blobs,
+    branches,
+    docs,
+    entries,
+    facets,
+    history,
+    ledgers,
+    members,
+    owners,
+    passages,
+    sessions,
+    settings,
+    summaries,
+    tools,
+    turns,
+)
 
 
 def at(id: int) -> Owner:
@@ -33,11 +70,20 @@ def known(id: int, uuid: str) -> str:
     return "nowhere" if id == NOWHERE else uuid
 
 
+def each_its_own(told: Sequence[Told]) -> list[passages.Passage]:
+    """Every message as a passage of the one word "spoken"."""
+    return [passages.Passage(one.branch, one.seq, one.seq, "spoken", 1) for one in told]
+
+
+def summary(upto: int) -> summaries.Summary:
+    return summaries.Summary(1, upto, 3, "m", 9, "They said hello.")
+
+
 async def told(asked: Awaitable[Any]) -> Any:
     """What was found, or what is said where nothing was."""
     try:
         return await asked
-    except NotFound as exc:
+    except (NotFound, Conflict, Unavailable) as exc:
         return exc.message, exc.code, exc.param
 
 
@@ -46,7 +92,16 @@ READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "sessions.branches": lambda db, scope, _, id: sessions.branches(db, scope, id),
     "sessions.instructions": lambda db, scope, _, id: sessions.instructions(db, scope, id, 1),
     "sessions.same_instructions": lambda db, scope, _, id: sessions.same_instructions(db, scope, id, b"brief"),
-    "sessions.instructions_at": lambda db, scope, _, id: sessions.instructions_at(db, scope, id, 1),
+    "branches.after": lambda db, scope, _, id: branches.after(db, scope, id, 1),
+    "branches.at": lambda db, scope, _, id: branches.at(db, scope, id, 1, 2),
+    "branches.start_of": lambda db, scope, _, id: branches.start_of(db, scope, id, 1),
+    "branches.lineage": lambda db, scope, _, id: branches.lineage(db, scope, id, 1),
+    "branches.chain": lambda db, scope, _, id: branches.chain(db, scope, id, FORKED),
+    "branches.reaching": lambda db, scope, _, id: branches.reaching(db, scope, id, FORKED, mark("a", "assistant")),
+    "branches.page": lambda db, scope, _, id: branches.page(db, scope, id, 9, 0),
+    "ledgers.newest": lambda db, scope, _, id: ledgers.newest(db, scope, id, 9, 0),
+    "ledgers.oldest": lambda db, scope, _, id: ledgers.oldest(db, scope, id, 9, 0),
+    "ledgers.of_turn": lambda db, scope, _, id: told(ledgers.of_turn(db, scope, id, 1)),
     "entries.window": lambda db, scope, _, id: entries.window(db, scope, id, LINE, None),
     "entries.newest_user": lambda db, scope, _, id: entries.newest_user(db, scope, id, LINE),
     "entries.last_calls": lambda db, scope, _, id: entries.last_calls(db, scope, id, LINE),
@@ -55,9 +110,17 @@ READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "entries.stored": lambda db, scope, _, id: entries.stored(db, scope, id, mark("q")),
     "entries.at": lambda db, scope, _, id: entries.at(db, scope, id, LINE, 1),
     "turns.answered": lambda db, scope, _, id: turns.answered(db, scope, id, "k", 1_000),
+    "turns.recalled": lambda db, scope, _, id: turns.recalled(db, scope, id, 1),
     "turns.sent_in": lambda db, scope, _, id: turns.sent_in(db, scope, id, 1),
     "facets.page": lambda db, scope, _, id: facets.page(db, scope, "session", [("m:v", "1")], PAGE),
+    "blobs.restored": lambda db, scope, *_: told(blobs.restored(db, scope, [blobs.taken_out(LOOK.raw)[0]])),
+    "blobs.sizes": lambda db, scope, *_: blobs.sizes(db, scope, [blobs.taken_out(LOOK.raw)[0]]),
+    "history.models_of": lambda db, scope, _, id: history.models_of(db, scope, id, [1]),
     "history.read": lambda db, scope, _, id: history.read(db, scope, id, LINE, 9),
+    "passages.reach": lambda db, scope, _, id: passages.reach(db, scope, id, LINE),
+    "passages.holding": lambda db, scope, _, id: passages.holding(db, scope, id, LINE, "spoken"),
+    "passages.beside": lambda db, scope, _, id: passages.beside(db, scope, id, [passages.Place(1, 1, 1, 1, 1)]),
+    "passages.told": lambda db, scope, _, id: passages.told(db, scope, id, LINE),
     "members.find": lambda db, scope, _, id: told(members.find(db, scope, "agent", known(id, "a"))),
     "members.page": lambda db, scope, *_: members.page(db, scope, "agent", [], PAGE),
     "members.taking_part": lambda db, scope, _, id: members.taking_part(db, scope, id),
@@ -71,6 +134,10 @@ READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "docs.holding": lambda db, scope, _, id: docs.holding(db, scope, [at(id)], "ship"),
     "docs.hits": lambda db, scope, _, id: docs.hits(db, scope, [at(id)], [(1, 1.0)]),
     "sessions.has_uuid": lambda db, scope, *_: db.transaction(lambda tx: sessions.has_uuid(tx, scope, UUID)),
+    "summaries.newest": lambda db, scope, _, id: summaries.newest(db, scope, id, LINE),
+    "summaries.around": lambda db, scope, _, id: summaries.around(db, scope, id, LINE, 1),
+    "summaries.uncovered": lambda db, scope, _, id: summaries.uncovered(db, scope, id, LINE, 1),
+    "summaries.summarized": lambda db, scope, _, id: summaries.summarized(db, scope, [id]),
     "tools.every": lambda db, scope, _, id: tools.every(db, scope, [at(id)]),
     "archive.listed": lambda db, scope, *_: archive.listed(db, scope),
     "archive.session": lambda db, scope, _, id: archive.session(db, scope, id),
@@ -80,6 +147,9 @@ READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "archive.turns": lambda db, scope, _, id: archive.turns(db, scope, id, [1]),
 }
 CHANGES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
+    "passages.extend": lambda db, scope, id: passages.extend(db, scope, id, (1, 3, 3), each_its_own),
+    "branches.begin": lambda db, scope, id: told(branches.begin(db, scope, id, branches.Point(), 9)),
+    "branches.delete": lambda db, scope, id: told(branches.delete(db, scope, id, 1, 9)),
     "history.clear": lambda db, scope, id: history.clear(db, scope, id, 9),
     "members.change": lambda db, scope, id: told(
         members.change(db, scope, "agent", known(id, "a"), making.body(name="x"), 9)
@@ -89,6 +159,9 @@ CHANGES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "docs.create": lambda db, scope, id: told(making.doc(db, at(id), "new", uuid="new", scope=scope)),
     "docs.delete": lambda db, scope, id: docs.delete(db, scope, at(id), ["d"]),
     "docs.delete_all": lambda db, scope, id: docs.delete_all(db, scope, at(id)),
+    "summaries.add": lambda db, scope, id: summaries.add(db, scope, id, 1, summary(2)),
+    "summaries.take_call": lambda db, scope, id: summaries.take_call(db, scope, id, 9),
+    "summaries.give_call_back": lambda db, scope, id: summaries.give_call_back(db, scope, id),
     "tools.create": lambda db, scope, id: told(tools.create(db, scope, at(id), making.tool("new"))),
     "tools.change": lambda db, scope, id: told(tools.change(db, scope, at(id), "t", lambda old: old, 9)),
     "tools.delete": lambda db, scope, id: told(tools.delete(db, scope, at(id), "t")),
@@ -102,6 +175,7 @@ CHANGES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "facets.touch": lambda db, scope, id: db.transaction(lambda tx: facets.touch(tx, scope, "session", id, 9)),
 }
 MAKES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
+    "blobs.put": lambda db, scope, id: db.transaction(lambda tx: blobs.put(tx, scope, id, LOOK.raw)),
     "facets.write": lambda db, scope, id: db.transaction(
         lambda tx: facets.write(tx, scope, "session", id, [facets.EVERY, ("m:v", "1")], (9, 9))
     ),
@@ -128,9 +202,13 @@ async def filled(db: Database, scope: Scope) -> tuple[Session, Branch]:
     made = await making.session(db, UUID, name="s", scope=scope, joining=Joining(["a"]), metadata={"v": 1})
     await making.doc(db, making.owner(made), "We ship", uuid="d", scope=scope)
     await tools.create(db, scope, making.owner(made), making.tool("look", "t"))
-    found = await say(db, "s", "q", "a", scope=scope, instructions=Instructions(b"brief", 3), key="k", answer=b"{}")
-    called = message("look", "assistant", calls=1)
-    await turns.append(db, scope, record("s", found, [called]))
+    found = await say(
+        db, "s", "q", "a", scope=scope, instructions=Instructions(b"brief", 3), key="k", answer=b"{}", recalled=b"old"
+    )
+    await summaries.take_call(db, scope, found[0].id, 9)
+    await summaries.add(db, scope, found[0].id, 1, summary(1))
+    await turns.append(db, scope, record("s", found, [LOOK]))
+    await passages.extend(db, scope, found[0].id, (1, 1, 2), each_its_own)
     return found
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.store import sessions, turns
+from proxy.store import branches, sessions, turns
 from proxy.store.database import Database
 from proxy.types import Instructions
 from tests.store.saying import ME, find, message, record, say, tenant
@@ -75,8 +75,8 @@ async def test_the_instructions_of_each_turn_are_known(db: Database) -> None:
     kind = await sessions.same_instructions(db, ME, first.id, b"kind")
     assert brief is not None
     assert kind is not None
-    in_force = [await sessions.instructions_at(db, ME, first.id, turn) for turn in (1, 2, 3, 4)]
-    assert in_force == [brief.id, kind.id, None, None]
+    points = [await branches.after(db, ME, first.id, turn) for turn in (1, 2, 3)]
+    assert [point and point.instructions for point in points] == [brief.id, kind.id, None]
 
 
 async def test_a_deleted_session_leaves_nothing(db: Database) -> None:

@@ -8,6 +8,7 @@ from msgspec import UNSET
 
 from proxy.edge import body
 from proxy.edge.body import Fields
+from proxy.edge.identity import place_of
 from proxy.edge.julep import chat_shapes as shapes
 from proxy.edge.julep.shapes import CreateTool
 from proxy.edge.operation import Ask
@@ -47,7 +48,7 @@ def turn_of(ask: Ask) -> Turn:
     return Turn(
         scope=who,
         name=ask.path["id"],
-        options=_options(given),
+        options=_options(given, *place_of(request.headers, fields)),
         request_id=request.id,
         fields=_fields(given, fields, model),
         system=system,
@@ -88,7 +89,7 @@ def _with_own_key(svc: Services, who: Scope, request: Request) -> Scope:
     return Scope(who.tenant, who.role, who.name, own)
 
 
-def _options(given: shapes.Chat) -> Options:
+def _options(given: shapes.Chat, fork: int | None, branch: int | None) -> Options:
     overflow: Overflow | None = None
     if given.context_overflow is None:
         overflow = "null"
@@ -103,6 +104,8 @@ def _options(given: shapes.Chat) -> Options:
         agent=None if agent is None else str(agent),
         recall=given.recall,
         recall_tools=given.recall_tools,
+        fork=fork,
+        branch=branch,
         metadata=given.metadata or {},
     )
 

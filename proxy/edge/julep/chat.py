@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 
 from proxy import turn as turns
-from proxy.compose import ledger
 from proxy.edge.head import head
 from proxy.edge.julep import chat_shapes as shapes
 from proxy.edge.julep.answering import translated
@@ -32,13 +31,13 @@ async def chat(ask: Ask) -> Answering:
 async def render(ask: Ask) -> shapes.Rendered:
     """Show what a chat request would send, without sending or storing it."""
     asked = turn_of(ask)
-    _, at, composed = await preview(ask.svc, asked)
+    composed, ledger = await preview(ask.svc, asked)
     sent: dict[str, Any] = msgspec.json.decode(composed.body)
     return shapes.Rendered(
         messages=sent["messages"],
         tools=sent.get("tools") or [],
         tool_choice=sent.get("tool_choice"),
-        docs=references(composed.docs),
+        docs=references(composed.recalled.hits),
         body=sent,
-        ledger=ledger(None, at.branch_number, composed.plan),
+        ledger=ledger,
     )

@@ -123,7 +123,8 @@ class Rendered(Plain, kw_only=True, frozen=True):
 
 
 class Ranged(Plain, kw_only=True, frozen=True):
-    """Which messages: without `before`, `offset` counts from the oldest; with it, from the newest one before it."""
+    """Which messages: without `before`, `offset` counts from the oldest; with it, from the newest one before it. The
+    entry of a summary is not counted."""
 
     MOST: ClassVar[int] = 1000
     limit: Annotated[int, Meta(ge=1, le=1000)] | UnsetType = UNSET
@@ -131,7 +132,7 @@ class Ranged(Plain, kw_only=True, frozen=True):
     before: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | UnsetType = UNSET
 
 
-Source = Literal["api_request", "api_response", "tool_request", "tool_response"]
+Source = Literal["api_request", "api_response", "tool_request", "tool_response", "summarizer"]
 
 
 class Entry(Plain, kw_only=True, frozen=True):
@@ -154,7 +155,7 @@ class Entry(Plain, kw_only=True, frozen=True):
 
 
 class Relation(Plain, kw_only=True, frozen=True):
-    """What one entry is to another."""
+    """What one entry is to another: `summary_of`, from a summary to each shown entry that it covers."""
 
     head: str
     relation: str

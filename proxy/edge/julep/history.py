@@ -1,7 +1,7 @@
 """A session's conversation: history, messages, clearing."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from typing import Any
 
 import msgspec
@@ -16,13 +16,17 @@ from proxy.edge.julep.times import derived, read, shown, taken
 from proxy.edge.operation import Ask, Lines
 from proxy.recollect import line_of
 from proxy.services import Services, epoch_ms
-from proxy.store import history, sessions
+from proxy.store import history, sessions, summaries
 from proxy.store.entries import PAGE, Segment
 from proxy.store.history import Told
 from proxy.store.settings import missing
+from proxy.store.summaries import Summary
 from proxy.types import Scope
 
 TOKENIZER = "o200k_base"
+RELATION = "summary_of"
+AFTER_S = 0.001
+"""How much later than the last message that it covers a summary is, so that an order by time has it there."""
 SOURCES: dict[str, shapes.Source] = {"assistant": "api_response", "tool": "tool_response", "function": "tool_response"}
 
 
@@ -31,20 +35,57 @@ async def show(ask: Ask) -> Lines:
     before = None if ask.query.before is UNSET else taken(read(ask.query.before, "before"), "before")
     session, line = await _line(ask.svc, ask.who, ask.path["id"])
     parts = _told(ask.svc, ask.who, session.id, line, ask.query, before)
-    return Lines(_encoded(parts, session.uuid), "application/json")
+    newest = await summaries.newest(ask.svc.db, ask.who, session.id, line)
+    return Lines(_encoded(parts, session.uuid, newest), "application/json")
 
 
-async def _encoded(parts: AsyncIterator[Sequence[Told]], session: str) -> AsyncGenerator[bytes]:
-    """The history as JSON, part by part: a long conversation is never in memory as a whole."""
-    head = msgspec.json.encode({"session_id": session, "created_at": shown(epoch_ms()), "relations": []})
+async def _encoded(
+    parts: AsyncIterator[Sequence[Told]], session: str, summary: Summary | None
+) -> AsyncGenerator[bytes]:
+    """The history as JSON, part by part: a long conversation is never in memory as a whole. The summary stands behind
+    the last message that it covers."""
+    head = msgspec.json.encode({"session_id": session, "created_at": shown(epoch_ms())})
     yield head[:-1] + b',"entries":['
+    covered: list[Segment] = []
     between = b""
     async for part in parts:
         if part:
-            yield between + b",".join([msgspec.json.encode(_entry(one, session)) for one in part])
+            entries = [entry for one in part for entry in _entries(one, session, summary)]
+            yield between + b",".join([msgspec.json.encode(entry) for entry in entries])
             between = b","
+            _note(covered, [one for one in part if summary is not None and one.seq <= summary.upto])
             await asyncio.sleep(0)  # others get their turn
+    yield b'],"relations":['
+    between = b""
+    for related in _relations(covered, session, summary):
+        yield between + b",".join([msgspec.json.encode(one) for one in related])
+        between = b","
+        await asyncio.sleep(0)
     yield b"]}"
+
+
+def _note(covered: list[Segment], part: Sequence[Told]) -> None:
+    """Adds the places of messages to stretches of them: a long history needs few."""
+    for one in part:
+        if covered and covered[-1][0] == one.branch and covered[-1][2] == one.seq - 1:
+            covered[-1] = (one.branch, covered[-1][1], one.seq)
+        else:
+            covered.append((one.branch, one.seq, one.seq))
+
+
+def _relations(covered: Sequence[Segment], session: str, summary: Summary | None) -> Generator[list[shapes.Relation]]:
+    """From the summary to the messages that it covers, a page at a time."""
+    if summary is None:
+        return
+    head = _id_of(summary, session)
+    for branch, first, last in covered:
+        for at in range(first, last + 1, PAGE):
+            tails = range(at, min(last + 1, at + PAGE))
+            yield [shapes.Relation(head=head, relation=RELATION, tail=derived(session, branch, seq)) for seq in tails]
+
+
+def _id_of(summary: Summary, session: str) -> str:
+    return derived(session, "summary", summary.branch, summary.upto)
 
 
 async def _line(svc: Services, who: Scope, name: str) -> tuple[sessions.Session, list[Segment]]:
@@ -94,6 +135,30 @@ async def _pages(
             return
         yield found
         first = found[-1].seq + 1
+
+
+def _entries(told: Told, session: str, summary: Summary | None) -> list[shapes.Entry]:
+    """A message, and the summary behind the last one that it covers."""
+    entry = _entry(told, session)
+    if summary is None or told.seq != summary.upto:
+        return [entry]
+    carried = shapes.Entry(
+        id=_id_of(summary, session),
+        session_id=session,
+        created_at=shown(summary.created_at),
+        timestamp=entry.timestamp + AFTER_S,
+        role="system",
+        name="information",
+        content=[{"type": "text", "text": summary.text}],
+        source="summarizer",
+        tokenizer=TOKENIZER,
+        token_count=summary.tokens,
+        model=summary.model,
+        tool_calls=None,
+        tool_call_id=None,
+        status="complete",
+    )
+    return [entry, carried]
 
 
 def _entry(told: Told, session: str) -> shapes.Entry:

@@ -1,6 +1,6 @@
 """Sessions: made, read, changed, listed and deleted; their conversation is history.py's and chat.py's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, cast
 
@@ -16,7 +16,8 @@ from proxy.edge.tenants import admitted
 from proxy.errors import BadRequest, NotFound
 from proxy.resources import Owner, SessionFields, Settings
 from proxy.services import epoch_ms, new_id
-from proxy.store import docs, facets, members, sessions, settings
+from proxy.store import branches, docs, facets, members, sessions, settings, summaries
+from proxy.store.branches import line_of
 from proxy.store.facets import Facet
 from proxy.store.settings import Joining
 
@@ -48,7 +49,7 @@ async def create(ask: Ask) -> shapes.Session:
     now = epoch_ms()
     new = _session(new_id(), ask.given.name, now, now, fields, ask.given)
     async with _alone(ask, new.name):
-        return _shown(ask, await settings.create(ask.svc.db, who, new, joining))
+        return await _shown(ask, await settings.create(ask.svc.db, who, new, joining))
 
 
 def _alone(ask: Ask, name: str | None) -> AbstractAsyncContextManager[None]:
@@ -61,7 +62,7 @@ async def put(ask: Ask) -> shapes.Session:
     joining = _joining(ask.given)
     fields = await _checked(ask)
     async with _alone(ask, ask.path["id"]):
-        return _shown(ask, await _put(ask, fields, joining))
+        return await _shown(ask, await _put(ask, fields, joining))
 
 
 async def _put(ask: Ask, fields: Mapping[str, Any], joining: Joining) -> Settings:
@@ -82,7 +83,7 @@ async def _put(ask: Ask, fields: Mapping[str, Any], joining: Joining) -> Setting
 
 async def get(ask: Ask) -> shapes.Session:
     """Read a session, by its id or its name."""
-    return _shown(ask, await settings.find(ask.svc.db, ask.who, ask.path["id"]))
+    return await _shown(ask, await settings.find(ask.svc.db, ask.who, ask.path["id"]))
 
 
 async def patch(ask: Ask) -> shapes.Session:
@@ -98,7 +99,7 @@ async def patch(ask: Ask) -> shapes.Session:
             overflow=_overflow(ask.given.context_overflow, old.overflow),
         )
 
-    return _shown(ask, await settings.change(ask.svc.db, ask.who, id, change, Joining(), epoch_ms()))
+    return await _shown(ask, await settings.change(ask.svc.db, ask.who, id, change, Joining(), epoch_ms()))
 
 
 def _merging(old: SessionFields, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ async def replace(ask: Ask) -> shapes.Session:
     fields = await _checked(ask)
     id = (await settings.find(ask.svc.db, ask.who, ask.path["id"])).id
     change = _replacing(ask, fields)
-    return _shown(ask, await settings.change(ask.svc.db, ask.who, id, change, Joining(), epoch_ms()))
+    return await _shown(ask, await settings.change(ask.svc.db, ask.who, id, change, Joining(), epoch_ms()))
 
 
 def _replacing(ask: Ask, fields: Mapping[str, Any]) -> settings.Change:
@@ -133,7 +134,7 @@ async def page(ask: Ask) -> shapes.Sessions:
         except NotFound:
             return shapes.Sessions(items=[])
         named = [found] if not query.offset and _is_asked_for(found, query) else []
-        return shapes.Sessions(items=[_shown(ask, session) for session in named])
+        return shapes.Sessions(items=await _all_shown(ask, named))
     where: list[Facet] = filters(query)
     for kind, uuid in (("agent", query.agent_id or query.agent), ("user", query.user_id or query.user)):
         if uuid is not None:
@@ -143,7 +144,7 @@ async def page(ask: Ask) -> shapes.Sessions:
                 return shapes.Sessions(items=[])
             where.append((kind, str(member.id)))
     listed = await settings.page(ask.svc.db, ask.who, where, page_of(query))
-    return shapes.Sessions(items=[_shown(ask, session) for session in listed])
+    return shapes.Sessions(items=await _all_shown(ask, listed))
 
 
 def _is_asked_for(found: Settings, query: shapes.SessionListing) -> bool:
@@ -222,7 +223,26 @@ def _overflow(given: Any, kept: str | None) -> str | None:
     return kept if given is UNSET else "null" if given is None else given
 
 
-def _shown(ask: Ask, session: Settings) -> shapes.Session:
+async def _shown(ask: Ask, session: Settings) -> shapes.Session:
+    return (await _all_shown(ask, [session]))[0]
+
+
+async def _all_shown(ask: Ask, found: Sequence[Settings]) -> list[shapes.Session]:
+    """The sessions, each with the newest summary of its current branch."""
+    known = await summaries.summarized(ask.svc.db, ask.who, [session.id for session in found]) if found else ()
+    return [_rendered(ask, one, await _summary(ask, one) if one.id in known else None) for one in found]
+
+
+async def _summary(ask: Ask, session: Settings) -> str | None:
+    current = await sessions.find(ask.svc.db, ask.who, session.uuid)
+    if current is None:
+        return None
+    every = await branches.chain(ask.svc.db, ask.who, session.id, current[1])
+    newest = await summaries.newest(ask.svc.db, ask.who, session.id, line_of(every, current[1]))
+    return None if newest is None else newest.text
+
+
+def _rendered(ask: Ask, session: Settings, summary: str | None) -> shapes.Session:
     overflow = session.overflow or ask.svc.config.context.overflow
     return shapes.Session(
         id=session.uuid,
@@ -233,7 +253,7 @@ def _shown(ask: Ask, session: Settings) -> shapes.Session:
         agents=list(session.agents),
         user=session.users[0] if session.users else None,
         users=list(session.users),
-        summary=None,
+        summary=summary,
         token_budget=session.token_budget,
         context_overflow=None if overflow == "null" else cast(shapes.Overflow, overflow),
         **msgspec.structs.asdict(session.fields),

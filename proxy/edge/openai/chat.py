@@ -1,5 +1,9 @@
 """POST /v1/chat/completions: a remembered turn with a session, a transparent proxy without one."""
 
+import urllib.parse
+from collections.abc import Mapping
+
+import msgspec
 from starlette.types import Scope
 
 from proxy import turn as turns
@@ -13,10 +17,13 @@ from proxy.edge.request import Request, frame
 from proxy.edge.retries import fingerprint, idempotency_key, is_retry
 from proxy.errors import BadRequest, ProxyError
 from proxy.events import Client
+from proxy.preview import preview
 from proxy.services import Services, Turn, epoch_ms
 from proxy.types import Scope as Tenant
 from proxy.upstream.headers import upstream_headers
 from proxy.upstream.route import route
+
+NO_HEADERS: Mapping[str, str] = {}
 
 
 async def completions(svc: Services, scope: Scope, connection: Connection) -> None:
@@ -30,11 +37,19 @@ async def completions(svc: Services, scope: Scope, connection: Connection) -> No
         raw = await body.read(connection, headers)
         fields = body.fields(raw)
         named = identity.session_of(svc.config.sessions, headers, fields)
+        shown = _is_preview(request)
         if named is None:
-            await passthrough.relay(svc, who, request, raw, fields, connection)
+            if shown:
+                await _show(connection, request, passthrough.forwarded(svc, raw, fields)[1], None)
+            else:
+                await passthrough.relay(svc, who, request, raw, fields, connection)
             return
         session["x-session-id"] = named.name
         turn = _turn(svc, who, request, raw, fields, named)
+        if shown:
+            composed, ledger = await preview(svc, turn)
+            await _show(connection, request, composed.body, ledger, session)
+            return
         client = Client(may_leave=svc.config.sessions.on_disconnect == "finish")
         await deliver(turns.run(svc, turn, client), client, connection, lambda begin: head(turn, begin, facts))
     except ProxyError as failure:
@@ -46,11 +61,35 @@ async def completions(svc: Services, scope: Scope, connection: Connection) -> No
         log_request(svc, request, connection, facts)
 
 
+def _is_preview(request: Request) -> bool:
+    """Whether the query asks for what would be sent."""
+    given = urllib.parse.parse_qs(request.query.decode("latin-1"), keep_blank_values=True).get("preview")
+    if given is None:
+        return False
+    if given[-1] not in ("true", "false"):
+        raise BadRequest("preview must be true or false", param="preview")
+    return given[-1] == "true"
+
+
+async def _show(
+    connection: Connection, request: Request, sent: bytes, ledger: object, session: Mapping[str, str] = NO_HEADERS
+) -> None:
+    """What would be sent, byte for byte, and why; the ledger of a request without a session is null."""
+    content = b'{"body":%b,"ledger":%b}' % (sent, msgspec.json.encode(ledger))
+    given = {
+        **session,
+        "x-request-id": request.id,
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+    }
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
+    await connection.start(200, headers)
+    await connection.write(content, more=False)
+
+
 def _turn(svc: Services, who: Tenant, request: Request, raw: bytes, fields: Fields, named: Identity) -> Turn:
     """The request as a Turn. Raises BadRequest naming the field."""
     body.check_media(request.headers)
-    if b"preview=" in request.query:
-        raise BadRequest("preview is not supported by this version", param="preview", code="unsupported_option")
     _check_text(raw)
     limits = svc.config.limits
     options = identity.options_of(svc.config.sessions, request.headers, fields, named)

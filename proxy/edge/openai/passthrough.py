@@ -46,13 +46,18 @@ async def relay(
     svc: Services, who: Scope, request: Request, raw: bytes, fields: Fields, connection: Connection
 ) -> None:
     """A chat request without a session, byte for byte."""
-    given = body.parsed(fields, "model")
-    model = given if isinstance(given, str) else None
-    target = route(svc.config, model)
-    content = raw if target.model == model else _renamed(fields, target)
+    target, content = forwarded(svc, raw, fields)
     headers = upstream_headers(who.credential, target.upstream, request.headers)
     call = Call("POST", "/chat/completions", content, headers)
     await deliver(_relayed(svc, who, target, call), Client(), connection, lambda head: _named(head, request))
+
+
+def forwarded(svc: Services, raw: bytes, fields: Fields) -> tuple[Target, bytes]:
+    """Where a request without a session goes, and its body there."""
+    given = body.parsed(fields, "model")
+    model = given if isinstance(given, str) else None
+    target = route(svc.config, model)
+    return target, raw if target.model == model else _renamed(fields, target)
 
 
 def _renamed(fields: Fields, target: Target) -> bytes:

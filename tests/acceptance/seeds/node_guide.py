@@ -159,7 +159,7 @@ async def overflowing(w: World, strategy: str) -> None:
     """The strategy is kept, and a conversation over its budget goes on without its oldest turns."""
     made = await w.http(201, "POST", "/sessions", {"agent_id": w.agent, "context_overflow": strategy})
     assert made["context_overflow"] == strategy
-    await w.http(200, "PATCH", f"/sessions/{made['id']}", {"token_budget": 120})
+    await w.http(200, "PATCH", f"/sessions/{made['id']}", {"token_budget": 40})
     told = await w.talk(12, made["id"])
     assert len(told) == 24
     spoken = received(w.sdk.up.requests[-1])

@@ -22,8 +22,18 @@ CREATE TABLE summaries (
     PRIMARY KEY (session, branch, upto)
 ) STRICT, WITHOUT ROWID;
 
+-- Which there are, read for every turn that may send one, without their texts.
+CREATE INDEX summaries_places ON summaries (session, tenant, branch, upto);
+
+-- How many calls a session's summaries have cost, those that failed among them.
+CREATE TABLE summary_calls (
+    tenant INTEGER NOT NULL,
+    session INTEGER NOT NULL PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
+    calls INTEGER NOT NULL
+) STRICT;
+
 -- Exchanges that left the window of a long session: what is searched for old turns. Entries `first` to `last` of a
--- branch's own rows; `words` counts those that are indexed.
+-- branch's own rows; `words` counts those that are indexed, -1 stands for a stretch that is still to be.
 CREATE TABLE passages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     tenant INTEGER NOT NULL,
@@ -34,7 +44,9 @@ CREATE TABLE passages (
     words INTEGER NOT NULL
 ) STRICT;
 
-CREATE UNIQUE INDEX passages_place ON passages (session, branch, last);
+-- Counted for each search: the tenant stands in it, so that no row is read.
+CREATE UNIQUE INDEX passages_place ON passages (session, branch, tenant, last, first);
+CREATE INDEX passages_waiting ON passages (session, branch, last) WHERE words < 0;
 
 -- Which words stand in which passage, by the passage's number. `owner` is one word for each session.
 CREATE VIRTUAL TABLE spoken USING fts5 (

@@ -1,0 +1,82 @@
+"""Branches made and deleted on demand, in the session's queue: a turn that is running is never cut.
+
+A fork is one row. What stood behind it stays on the branch where it was said; undo is a fork before the last turn.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+from proxy.errors import BadRequest, Conflict
+from proxy.services import Services, epoch_ms
+from proxy.store import branches, sessions
+from proxy.store.branches import Listed, Point, line_of, until
+from proxy.store.entries import Segment
+from proxy.store.settings import missing
+from proxy.types import Scope, Session
+
+
+async def fork(svc: Services, scope: Scope, name: str, after: int) -> Listed:
+    """Makes a branch after a turn, 0 for the beginning, and the current one. Raises NotFound for an unknown session,
+    BadRequest for a turn that it does not have."""
+    async with _alone(svc, scope, name) as (session, _):
+        point = await branches.after(svc.db, scope, session.id, after) if 0 <= after <= session.turns else None
+        if point is None:
+            raise BadRequest(
+                f"at: this session has no turn {after} to begin a branch after; GET /sessions/{{id}}/turns lists them",
+                param="at",
+                code="turn_not_found",
+            )
+        return await branches.begin(svc.db, scope, session.id, point, epoch_ms())
+
+
+async def undo(svc: Services, scope: Scope, name: str) -> Listed:
+    """The current branch's last turn no longer stands: a branch before it becomes the current one. Raises NotFound, and
+    Conflict when there is no turn."""
+    async with _alone(svc, scope, name) as (session, current):
+        every = await branches.chain(svc.db, scope, session.id, current)
+        last = await _end(svc, scope, session, line_of(every, current))
+        start = await branches.start_of(svc.db, scope, session.id, last.turn)
+        if start is None:
+            raise Conflict(
+                "there is nothing to undo: no turn stands on the current branch",
+                code="nothing_to_undo",
+                headers={"x-should-retry": "false"},
+            )
+        before = until(line_of(every, current), start - 1)
+        point = await _end(svc, scope, session, before)
+        return await branches.begin(svc.db, scope, session.id, point, epoch_ms(), undo=True)
+
+
+async def _end(svc: Services, scope: Scope, session: Session, line: Sequence[Segment]) -> Point:
+    """The last place of a line."""
+    if not line:
+        return await branches.after(svc.db, scope, session.id, 0) or Point()
+    owner, _, seq = line[0]
+    return await branches.at(svc.db, scope, session.id, owner, seq) or Point(branch=owner, seq=seq)
+
+
+async def delete(svc: Services, scope: Scope, name: str, number: int) -> None:
+    """Removes a branch with its turns. Raises NotFound, and Conflict for the current one and one that others begin
+    on."""
+    async with _alone(svc, scope, name) as (session, _):
+        work = asyncio.ensure_future(branches.delete(svc.db, scope, session.id, number, epoch_ms()))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait((work,))  # no turn may begin on it meanwhile
+            raise
+        svc.forwarded.put(session.id, number, None)
+
+
+@asynccontextmanager
+async def _alone(svc: Services, scope: Scope, name: str) -> AsyncGenerator[sessions.Found]:
+    """The session as it is when its turn has come."""
+    named = await sessions.find(svc.db, scope, name)
+    if named is None:
+        raise missing()
+    async with svc.queue.turn(scope.line(named[0].name or named[0].uuid)):
+        found = await sessions.find(svc.db, scope, named[0].uuid)
+        if found is None:
+            raise missing()
+        yield found

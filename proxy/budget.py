@@ -1,0 +1,122 @@
+"""How much may go upstream: a turn's budget, what its tokens count there, the strategy for what does not fit."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from proxy.context import calibrate
+from proxy.context.assemble import Limits, Material, Plan, assemble
+from proxy.context.calibrate import Learnt, Sample
+from proxy.context.tokens import Count
+from proxy.recollect import Found
+from proxy.services import Services, Turn
+from proxy.types import Carried
+
+ATTEMPTS = 8
+"""Plans that are made for a turn at the most; where something leaves, two are common."""
+
+_carried = msgspec.json.Decoder(Carried).decode
+
+
+class Scale(msgspec.Struct, frozen=True, gc=False):
+    """What raw tokens count for the upstream: what it taught, and how far the last prompt of the branch was off."""
+
+    learnt: Learnt
+    drift: float
+
+    def estimate(self, plan: Plan) -> int:
+        """The prompt's tokens as the upstream will count them."""
+        return calibrate.expected(self.learnt, sample(plan), self.drift)
+
+
+class Weighed(msgspec.Struct, frozen=True, gc=False):
+    """A plan with what the upstream will count for it."""
+
+    plan: Plan
+    estimate: int
+
+
+def last(found: Found) -> Carried:
+    """What the last turn of the branch left; nothing at its beginning."""
+    return _carried(found.left.carried) if found.left.carried else Carried()
+
+
+def scale(svc: Services, turn: Turn, before: Carried) -> Scale:
+    """What counts for this turn's upstream and model."""
+    model = turn.target.model or ""
+    learnt = svc.calibration.of(turn.target.upstream.name, model)
+    return Scale(learnt, before.drift if before.model == model else 1.0)
+
+
+def sample(plan: Plan) -> Sample:
+    """A plan as calibration sees it."""
+    return Sample(plan.total - plan.tools, plan.tools, plan.sent, plan.system > 0, *plan.marks)
+
+
+async def limits(svc: Services, turn: Turn, found: Found, ceiling: int | None, scale: Scale) -> Limits:
+    """The budget: the request's, the session's, the configuration's, else the model's context less the answer's
+    reserve; never more than the upstream said it takes, or than `ceiling` where it has just said so. The strategy
+    in the same order."""
+    context, session = svc.config.context, found.session
+    budget = turn.options.token_budget
+    if budget is None and session is not None:
+        budget = session.token_budget
+    if budget is None:
+        budget = context.token_budget
+    known = scale.learnt.limit if turn.target.context_tokens is None else None  # who configures it knows better
+    if budget is None:
+        window = turn.target.context_tokens or await svc.context_of(turn.target, turn.headers)
+        budget = None if window is None else _room(turn, window)
+    most = ceiling
+    if most is None and known is not None:
+        most = _room(turn, known)
+    if most is not None:
+        budget = min(budget or most, most)
+    strategy = turn.options.overflow or (session.overflow if session else None) or context.overflow
+    found_limits = Limits(
+        budget=budget,
+        strategy=strategy,
+        cut=0,
+        evict_to=context.evict_to,
+        factor=calibrate.least_factor(scale.learnt, scale.drift),
+        results=context.tool_result_clear_after,
+        summaries=strategy == "summarize" or (strategy == "adaptive" and context.summaries),
+    )
+    if found.left.cut_key != cut_key(turn, found_limits):
+        return found_limits
+    return msgspec.structs.replace(found_limits, cut=found.left.cut, cleared=last(found).cleared)
+
+
+def _room(turn: Turn, window: int) -> int:
+    """What the answer leaves of a model's context; half where it would leave next to nothing, as some clients ask for
+    answers as long as the context."""
+    return window - turn.reserve if turn.reserve <= window * 7 // 8 else max(1, window // 2)
+
+
+def cut_key(turn: Turn, limits: Limits) -> str:
+    """What the cut was made for; another budget, strategy or model starts over."""
+    tools = "" if turn.options.recall_tools else "|without tools"
+    return f"{limits.budget}|{limits.strategy}|{turn.target.model or ''}{tools}"
+
+
+def fitted(material: Material, limits: Limits, estimate: Callable[[Plan], int], count: Count) -> Weighed:
+    """The plan whose estimate keeps to the budget. What a raw token counts is known once the plan is made, so a plan
+    that turns out too large is made again, with less room. Raises ContextTooLong when what must be sent does not fit."""
+    most, least, low, high = limits.budget, limits.factor, 0, 0
+    failure: ContextTooLong | None = None
+    for _ in range(ATTEMPTS):
+        try:
+            plan = assemble(material, limits, count)
+        except ContextTooLong as exc:
+            if not high:
+                raise
+            failure, low = exc, limits.raw or 0
+        else:
+            expected = estimate(plan)
+            if most is None or expected <= most:
+                return Weighed(plan, expected)
+            high = plan.total
+        over = 0 if failure is not None else math.ceil((expected - most) / least)
+        room = (low + high) // 2 if failure is not None else high - over
+        limits = msgspec.structs.replace(limits, factor=most / (max(room, 0) + 0.5))
+    raise failure or ContextTooLong("")

@@ -8,10 +8,10 @@ from proxy.compose import priced
 from proxy.context import tokens
 from proxy.context.transcript import call_ids
 from proxy.errors import BadRequest
-from proxy.recollect import line_of
 from proxy.reconcile import digest
 from proxy.services import Services, epoch_ms
 from proxy.store import entries, sessions, turns
+from proxy.store.branches import chain, line_of
 from proxy.store.history import Told
 from proxy.store.settings import missing
 from proxy.types import Instructions, Message, Scope
@@ -85,7 +85,7 @@ async def _position(svc: Services, scope: Scope, found: sessions.Found, value: d
     if value["role"] != "tool":
         return 0
     session, branch = found
-    every = await sessions.branches(svc.db, scope, session.id)
+    every = await chain(svc.db, scope, session.id, branch)
     last = await entries.last_calls(svc.db, scope, session.id, line_of(every, branch))
     calls = call_ids(last.raw) if last is not None else ()
     if value["tool_call_id"] not in calls:

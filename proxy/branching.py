@@ -3,12 +3,12 @@
 A fork is one row. What stood behind it stays on the branch where it was said; undo is a fork before the last turn.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from proxy.errors import BadRequest, Conflict
 from proxy.services import Services, epoch_ms
+from proxy.settled import settled
 from proxy.store import branches, sessions
 from proxy.store.branches import Listed, Point, line_of, until
 from proxy.store.entries import Segment
@@ -18,7 +18,7 @@ from proxy.types import Scope, Session
 
 async def fork(svc: Services, scope: Scope, name: str, after: int) -> Listed:
     """Makes a branch after a turn, 0 for the beginning, and the current one. Raises NotFound for an unknown session,
-    BadRequest for a turn that it does not have."""
+    BadRequest for a turn that it does not have, Conflict where there are too many branches."""
     async with _alone(svc, scope, name) as (session, _):
         point = await branches.after(svc.db, scope, session.id, after) if 0 <= after <= session.turns else None
         if point is None:
@@ -27,12 +27,12 @@ async def fork(svc: Services, scope: Scope, name: str, after: int) -> Listed:
                 param="at",
                 code="turn_not_found",
             )
-        return await branches.begin(svc.db, scope, session.id, point, epoch_ms())
+        return await settled(branches.begin(svc.db, scope, session.id, point, epoch_ms()))
 
 
 async def undo(svc: Services, scope: Scope, name: str) -> Listed:
     """The current branch's last turn no longer stands: a branch before it becomes the current one. Raises NotFound, and
-    Conflict when there is no turn."""
+    Conflict when there is no turn, or too many branches."""
     async with _alone(svc, scope, name) as (session, current):
         every = await branches.chain(svc.db, scope, session.id, current)
         last = await _end(svc, scope, session, line_of(every, current))
@@ -45,7 +45,7 @@ async def undo(svc: Services, scope: Scope, name: str) -> Listed:
             )
         before = until(line_of(every, current), start - 1)
         point = await _end(svc, scope, session, before)
-        return await branches.begin(svc.db, scope, session.id, point, epoch_ms(), undo=True)
+        return await settled(branches.begin(svc.db, scope, session.id, point, epoch_ms(), undo=True))
 
 
 async def _end(svc: Services, scope: Scope, session: Session, line: Sequence[Segment]) -> Point:
@@ -60,13 +60,12 @@ async def delete(svc: Services, scope: Scope, name: str, number: int) -> None:
     """Removes a branch with its turns. Raises NotFound, and Conflict for the current one and one that others begin
     on."""
     async with _alone(svc, scope, name) as (session, _):
-        work = asyncio.ensure_future(branches.delete(svc.db, scope, session.id, number, epoch_ms()))
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait((work,))  # no turn may begin on it meanwhile
-            raise
-        svc.forwarded.put(session.id, number, None)
+        await settled(_deleted(svc, scope, session, number))  # no turn may begin on it meanwhile
+
+
+async def _deleted(svc: Services, scope: Scope, session: Session, number: int) -> None:
+    await branches.delete(svc.db, scope, session.id, number, epoch_ms())
+    svc.forwarded.put(session.id, number, None)
 
 
 @asynccontextmanager

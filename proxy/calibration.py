@@ -37,11 +37,13 @@ class Calibration:
         self._keep(upstream, model, learnt)
         return calibrate.encoded(learnt) if learnt.count <= EARLY or learnt.count % EVERY == 0 else None
 
-    def limited(self, upstream: str, model: str, limit: int) -> bytes:
+    def limited(self, upstream: str, model: str, limit: int) -> bytes | None:
         """Takes up the context in tokens that an overflow error named; gives the state to be stored."""
-        learnt = calibrate.with_limit(self.of(upstream, model), limit)
-        if len(model) <= LONGEST:
-            self._keep(upstream, model, learnt)
+        known = self.of(upstream, model)
+        learnt = calibrate.with_limit(known, limit)
+        if learnt is known or len(model) > LONGEST:
+            return None
+        self._keep(upstream, model, learnt)
         return calibrate.encoded(learnt)
 
     def _keep(self, upstream: str, model: str, learnt: Learnt) -> None:

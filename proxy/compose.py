@@ -1,6 +1,7 @@
 """The request that goes upstream: prices the new messages, adds what the session knows, has the context assembled."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, TypeVar
 
@@ -25,6 +26,9 @@ from proxy.types import Carried, Instructions, Message, Placement, Sent
 
 THREAD_BYTES = 100_000
 """Above this many bytes of text, counting (about 40 ms a megabyte) leaves the event loop."""
+
+MEDIA = re.compile(rb'"(?:image_url|input_audio|video_url|file)"\s*:')
+"""In the JSON of a message with parts that are no text; inside a text the quotes are escaped."""
 
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -97,10 +101,10 @@ async def compose(svc: Services, turn: Turn, found: Found, ceiling: int | None =
     if plan.cut > limits.cut and not text:  # what leaves now may be what the question is about
         limits = msgspec.structs.replace(limits, cut=plan.cut, cleared=plan.cleared)
         pieces = past.marked(base.past.pieces, plan.cleared, marker(given.count) if plan.cleared else 0)
-        base = msgspec.structs.replace(base, past=msgspec.structs.replace(base.past, pieces=pieces))
+        moved = msgspec.structs.replace(base.past, pieces=pieces)
+        base = msgspec.structs.replace(base, past=moved, summaries=base.summaries.after(plan.cut))
         recalled = await _recalled(svc, turn, found, base, limits)
-        if recalled.turns:
-            weighed = _fitted(svc, turn, base, limits, recalled)
+        weighed = _fitted(svc, turn, base, limits, recalled)
     return _composed(svc, turn, found, base, _Outcome(weighed, recalled, bool(text)))
 
 
@@ -141,7 +145,7 @@ async def _recalled(svc: Services, turn: Turn, found: Found, base: _Base, limits
     share = (
         context.recall_max_tokens if room is None else min(context.recall_max_tokens, int(context.recall_share * room))
     )
-    old = await remember.exchanges(svc, turn, found, limits.strategy, limits.cut)
+    old = await remember.exchanges(svc, turn, found, limits.strategy, limits.cut, share)
     shown = base.docs.docs if base.introduction.shows_docs else ()
     docs = () if shown else base.docs.docs
     recalled = NOTHING
@@ -181,17 +185,18 @@ async def _weighed(svc: Services, turn: Turn, found: Found, base: _Base, recalle
 
 
 def _fitted(svc: Services, turn: Turn, base: _Base, limits: Limits, recalled: Recalled) -> Weighed:
-    """The plan within its budget, without the recalled text where that does not fit beside what must be sent."""
-    given = base.given
+    """The plan within its budget, without the recalled text where that does not fit beside what must be sent. What one
+    prompt of the conversation taught may make it smaller, but is no reason to refuse it."""
+    material, scale, count = _material(svc, turn, base, recalled), base.given.scale, base.given.count
     try:
-        material = _material(svc, turn, base, recalled)
-        return budget.fitted(material, limits, given.scale.estimate, given.count)
+        return budget.fitted(material, limits, scale.estimate, count)
     except ContextTooLong:
-        if not recalled.tokens:
+        if not recalled.tokens and scale.drift <= 1.0:
             raise
-        return budget.fitted(
-            _material(svc, turn, base, remember.crowded_out(recalled)), limits, given.scale.estimate, given.count
-        )
+    material = _material(svc, turn, base, remember.crowded_out(recalled))
+    calm = budget.without_drift(scale)
+    limits = msgspec.structs.replace(limits, factor=min(limits.factor, calm.least))
+    return budget.fitted(material, limits, calm.estimate, count)
 
 
 def _material(svc: Services, turn: Turn, base: _Base, recalled: Recalled) -> Material:
@@ -254,7 +259,7 @@ def _composed(svc: Services, turn: Turn, found: Found, base: _Base, outcome: _Ou
     lasts = not answers or (turn.options.recall_tools and (plan.recall > 0 or not outcome.resumed))
     session = found.session
     return Composed(
-        body=splice(turn, plan.messages, None if session is None else session.uuid),
+        body=splice(turn, plan.messages, turn.name if session is None else session.name or session.uuid),
         plan=plan,
         weight=Weight(outcome.weighed.estimate, min(reused, plan.total)),
         new=given.new,
@@ -265,17 +270,29 @@ def _composed(svc: Services, turn: Turn, found: Found, base: _Base, outcome: _Ou
         scale=given.scale,
         recalled=recalled,
         kept_text=recalled.text.encode() if recalled.text and not outcome.resumed else None,
-        carried=prefix.carried(plan, head, history, model, lasts),
-        errors=_errors(svc, turn, found, base, recalled),
+        carried=_carried(base, prefix.carried(plan, head, history, model, lasts), found, outcome.weighed),
+        errors=_errors(svc, found, plan, recalled),
     )
 
 
-def _errors(svc: Services, turn: Turn, found: Found, base: _Base, recalled: Recalled) -> list[str]:
-    """The parts that failed, of which the turn does without. Raises Unavailable where that is not wanted."""
+def _carried(base: _Base, left: Carried, found: Found, weighed: Weighed) -> Carried:
+    """What the turn leaves, with what it goes on from the one before."""
+    plan = weighed.plan
+    last = base.given.last
+    media = last.media or any(MEDIA.search(message.raw) for message in base.given.new)
+    if not (media or found.left.carried):
+        media = MEDIA.search(plan.messages) is not None  # an imported history, or one of before
+    ceiling = last.ceiling if last.model == left.model else 0
+    return msgspec.structs.replace(left, media=media, ceiling=ceiling, factor=weighed.estimate / plan.total)
+
+
+def _errors(svc: Services, found: Found, plan: Plan, recalled: Recalled) -> list[str]:
+    """The parts that failed, of which the turn does without. Raises Unavailable where that is not wanted: a summary is
+    then tried again by the first turn after its pause."""
     errors = [recalled.error] if recalled.error is not None else []
-    failed = (
-        svc.summaries.failure(found.session.id) if base.given.limits.summaries and found.session is not None else None
-    )
+    failed = None
+    if plan.to_summarize is not None and found.session is not None:
+        failed = svc.summaries.failure(found.session.id)
     if failed is not None:
         if svc.config.sessions.fail_closed:
             raise Unavailable(

@@ -144,6 +144,7 @@ class Limits:
     nesting: int = 64
     choices: int = 8
     answer_mb: int = 32
+    prompt_mb: int = 64
     concurrent_requests: int = 1000
 
 

@@ -1,9 +1,6 @@
 """Storing a turn: once, wholly, and to the end even when the task that asked for it is cancelled."""
 
-import asyncio
 import re
-from collections.abc import Awaitable
-from typing import TypeVar
 
 import msgspec
 
@@ -18,13 +15,13 @@ from proxy.past import replayed
 from proxy.recollect import Found
 from proxy.reconcile import digest
 from proxy.services import Services, Turn, epoch_ms
+from proxy.settled import settled
 from proxy.store import sessions, turns
 from proxy.summarize import Wanted
 from proxy.telemetry.metrics import Told
 from proxy.types import Line, Message, Status
 from proxy.upstream.fold import Fold
 
-T = TypeVar("T")
 _encode = msgspec.json.encode
 
 SPOKEN = b'"audio":'
@@ -84,27 +81,10 @@ async def _reply(svc: Services, value: dict[str, object], status: Status) -> Mes
     return Message("assistant", raw, digest(value), price, made, status)
 
 
-async def _settled(work: Awaitable[T]) -> T:
-    """Waits for a commit to its end, however often the task is cancelled meanwhile: it must not leave the session's
-    queue while the turn is being written. What is stored is then told: the cancellation came too late to matter."""
-    future = asyncio.ensure_future(work)
-    cancelled = 0
-    while not future.done():
-        try:
-            await asyncio.wait((future,))
-        except asyncio.CancelledError:
-            cancelled += 1
-    task = asyncio.current_task()
-    if task is not None:
-        for _ in range(cancelled):
-            task.uncancel()
-    return future.result()
-
-
 async def _append(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> int:
     if turn.options.mode == "observe":
-        return await _settled(_append_observed(svc, turn, kept, reply, fold, answer))
-    return await _settled(_stored(svc, turn, kept, reply, fold, answer))
+        return await settled(_append_observed(svc, turn, kept, reply, fold, answer))
+    return await settled(_stored(svc, turn, kept, reply, fold, answer))
 
 
 async def _stored(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> int:
@@ -245,6 +225,7 @@ def _learnt(svc: Services, turn: Turn, kept: Kept, fold: Fold) -> tuple[turns.Ca
     counted = fold.usage.get("prompt_tokens") if fold.usage is not None else None
     if type(counted) is int and counted > 0:
         seen = budget.sample(kept.composed.plan)
-        state = svc.calibration.learn(upstream, model, seen, counted) or state
+        if not kept.composed.carried.media:  # their prices are guesses, and no fault of the model's way of counting
+            state = svc.calibration.learn(upstream, model, seen, counted) or state
         drift = calibrate.drift(svc.calibration.of(upstream, model), seen, counted)
     return None if state is None else turns.Calibrated(upstream, model, state), drift

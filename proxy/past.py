@@ -1,19 +1,21 @@
 """The history that a turn may send, as it goes upstream: kept joined since the last turn, or read piece by piece."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from proxy import recollect
 from proxy.context import vendor
-from proxy.context.assemble import Limits
+from proxy.context.assemble import Limits, within
 from proxy.context.overflow import WATERMARK, Digest
 from proxy.context.summary import message
 from proxy.context.tokens import Count
 from proxy.context.transcript import CLEARABLE, RESULTS, Piece, cleared, marker, of_entry, without_tools
-from proxy.recollect import Found
+from proxy.errors import ContextTooLong
+from proxy.recollect import Found, History
 from proxy.services import Services, Turn
-from proxy.store import entries, history, summaries, turns
+from proxy.store import blobs, entries, history, summaries, turns
 from proxy.types import Entry
 
 
@@ -35,9 +37,11 @@ def joined(svc: Services, found: Found, cut_key: str, room: int | None, limits: 
     if new and new[0].role in RESULTS:
         return None  # they answer a call in the history, which only its own piece shows
     block = svc.forwarded.get(found.session.id, found.branch.number, found.branch.last_turn, cut_key)
-    if block is None or (room is not None and block.tokens > room * (WATERMARK if limits.summaries else 1.0)):
+    if block is None or (room is not None and block.tokens > _most(room, limits)):
         return None
     if not (block.has_user or any(message.role == "user" for message in new)):
+        return None
+    if len(block.raw) + _size(found) > svc.config.limits.prompt_mb << 20:
         return None
     piece = Piece(
         "block", block.raw, block.tokens, block.first, count=block.count, cleared=block.cleared, saved=block.saved
@@ -45,18 +49,74 @@ def joined(svc: Services, found: Found, cut_key: str, room: int | None, limits: 
     return Past((piece,), block.first - 1, block.before_tokens, False)
 
 
+def _most(room: int, limits: Limits) -> float:
+    """What the joined history may have of the room."""
+    if not (limits.summaries and limits.raw and limits.usually):
+        return room
+    return WATERMARK * (room - limits.raw + limits.usually)
+
+
 async def read(svc: Services, turn: Turn, found: Found, limits: Limits, count: Count) -> Past:
     """The history from the store, message by message, as far back as it could be sent."""
     clears = limits.strategy == "adaptive"
     price = marker(count) if clears else 0
     counted = _with_markers(limits.results, price) if clears else None
-    got = await recollect.history(svc, turn, found, limits.raw, limits.cut, counted)
-    pieces: Sequence[Piece] = [of_entry(entry) for entry in await _as_forwarded(svc, turn, found, got.entries)]
-    if clears:
-        pieces = marked(pieces, limits.cleared, price)
+    upto = limits.cleared if clears else 0
+    got = _lightened(await recollect.history(svc, turn, found, limits.raw, limits.cut, counted), upto, price)
+    first = await _first_within(svc, turn, found, got.entries, limits)
+    if first is not None:
+        got = _lightened(await recollect.history(svc, turn, found, None, first), upto, price)
+    whole = await entries.whole(svc.db, turn.scope, got.entries)
+    pieces: Sequence[Piece] = [of_entry(entry) for entry in await _as_forwarded(svc, turn, found, whole)]
+    pieces = marked(pieces, upto, price)
     if not turn.options.recall_tools:
         pieces = without_tools(pieces, found.new[0].answers if found.new else None)
     return Past(pieces, got.before, got.before_tokens, got.detached)
+
+
+def _lightened(got: History, upto: int, price: int) -> History:
+    """The history without the large base64 of results that go up as a marker."""
+    if not upto:
+        return got
+    light = [
+        msgspec.structs.replace(one, raw=blobs.bare(one.raw))
+        if one.role == CLEARABLE and one.seq < upto and one.tokens > price
+        else one
+        for one in got.entries
+    ]
+    return msgspec.structs.replace(got, entries=light)
+
+
+async def _first_within(svc: Services, turn: Turn, found: Found, read: Sequence[Entry], limits: Limits) -> int | None:
+    """The seq that the history begins with where more would be too large to send; None where all of it may go. Raises
+    ContextTooLong where nothing may be left out, or too much of it is needed."""
+    most = svc.config.limits.prompt_mb << 20
+    new = [Piece(message.role, b"", len(message.raw)) for message in found.new]
+    sizes = await blobs.sizes(svc.db, turn.scope, [entry.raw for entry in read])
+    needed = sum(sizes) + _size(found)
+    if needed <= most or not read:
+        return None
+    pieces = [msgspec.structs.replace(of_entry(entry), tokens=size) for entry, size in zip(read, sizes, strict=True)]
+    try:
+        kept = within(pieces, new, limits, most)
+    except ContextTooLong:
+        raise _too_large(limits.strategy, needed) from None
+    return read[kept.start].seq if kept.start < len(read) else read[-1].seq + 1
+
+
+def _size(found: Found) -> int:
+    """The bytes of the new messages."""
+    return sum([len(message.raw) for message in found.new])
+
+
+def _too_large(strategy: str, needed: int) -> ContextTooLong:
+    what, hint = "the new messages and the tool calls they answer hold more", "send less"
+    if strategy == "null":
+        what = (
+            f"the conversation holds {math.ceil(needed / (1 << 20)):,} MB, context_overflow is null, and that is more"
+        )
+        hint = "use context_overflow truncate or adaptive"
+    return ContextTooLong(f"{what} than limits.prompt_mb allows; raise that or {hint}", param="messages")
 
 
 def marked(pieces: Sequence[Piece], upto: int, price: int) -> Sequence[Piece]:
@@ -120,6 +180,13 @@ class Ready(msgspec.Struct, frozen=True, gc=False):
 
     current: Digest | None = None
     prepared: Digest | None = None
+
+    def after(self, cut: int) -> "Ready":
+        """The same once the history begins at the seq `cut`."""
+        known = [one for one in (self.current, self.prepared) if one is not None]
+        before = [one for one in known if one.upto < cut]
+        beyond = [one for one in known if one.upto >= cut]
+        return Ready(max(before, key=lambda one: one.upto, default=None), next(iter(beyond), None))
 
 
 async def summarized(svc: Services, turn: Turn, found: Found, limits: Limits) -> Ready:

@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 
-from proxy import messages
+from proxy import forking, messages, paths
 from proxy.context.transcript import call_ids
-from proxy.errors import BadRequest, NotFound, Unprocessable
-from proxy.reconcile import EVIDENCE, Path, Said, content_of, reconcile
+from proxy.errors import NotFound, Unprocessable
+from proxy.paths import Lines
+from proxy.reconcile import EVIDENCE, Said, decide, reconcile
 from proxy.services import Services, Turn
-from proxy.store import branches, entries, keys, sessions, turns
+from proxy.store import blobs, branches, entries, keys, sessions, turns
 from proxy.store.branches import Point, line_of, since, until
 from proxy.types import ROOT_BRANCH, Branch, Entry, Instructions, Line, Scope, Sent, Session
 
@@ -58,8 +59,8 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
 
 class History(msgspec.Struct, frozen=True, gc=False):
-    """The newest part of a line, oldest first. `before`, `before_tokens`: what stands before it and is not read.
-    `detached`: the first entry is the newest user message, older than the rest."""
+    """The newest part of a line, oldest first, without large base64 (entries.whole). `before`, `before_tokens`: what
+    stands before it and is not read. `detached`: the first entry is the newest user message, older than the rest."""
 
     entries: Sequence[Entry]
     before: int
@@ -101,13 +102,13 @@ async def find(svc: Services, turn: Turn, found: sessions.Found | None) -> Found
         if not svc.config.sessions.auto_create:
             raise NotFound("there is no such session, and sessions.auto_create is off", code="session_not_found")
         if options.fork or (options.branch or ROOT_BRANCH) != ROOT_BRANCH:
-            raise _no_turn(options.fork) if options.fork else _no_branch(options.branch)
+            raise forking.no_turn(options.fork) if options.fork else forking.no_branch(options.branch)
         return Found(None, None, _read(turn, ()), 0, None, 0, (), Instructions())
     session, current = found
     if options.fork is not None:
         return await _forked(svc, turn, session, options.fork)
     if options.branch is not None and options.branch != current.number:
-        current = await _other(svc, turn, session, options.branch)
+        current = await forking.named(svc, turn, session, options.branch)
     calls: Sequence[str] = ()
     if _has_results(turn):
         chain = await branches.chain(svc.db, turn.scope, session.id, current)
@@ -124,7 +125,7 @@ async def find(svc: Services, turn: Turn, found: sessions.Found | None) -> Found
         sent = await _stored_copies(svc, turn, session, said, sent, line)
         return Found(session, branch, sent, said.known, None, 0, line, standing, left)
     line = until(line, said.fork_at)
-    point = await _point(svc, turn, session, every, line)
+    point = await forking.end_of(svc, turn, session, every, line)
     if again is not None:
         point = msgspec.structs.replace(point, instructions=branch.instructions)
     return await _branching(svc, turn, (session, every[point.branch]), point, (said, sent, line))
@@ -149,55 +150,14 @@ async def _branching(
 
 async def _forked(svc: Services, turn: Turn, session: Session, after: int) -> Found:
     """The turn starts a branch where the request says. What of the messages ends there is known, all else is new."""
-    point = await branches.after(svc.db, turn.scope, session.id, after) if after <= session.turns else None
-    if point is None:
-        raise _no_turn(after)
-    every = await branches.lineage(svc.db, turn.scope, session.id, point.branch)
-    owner = every[point.branch]
-    line = until(line_of(every, owner), point.seq)
+    point, owner, line = msgspec.structs.astuple(await forking.after(svc, turn, session, after))
     sent = _read(turn, await _last_calls(svc, turn, session, line) if _has_results(turn) else ())
     said = Said(point.branch, 0)
     if turn.options.mode != "append" and sent:
         first = max(1, point.seq - len(sent) + 1)
-        marks, short = await entries.digests(svc.db, turn.scope, session.id, since(line, first))
-        path = Path(point.branch, first, marks, {n: _text_of(raw) for n, raw in short.items()})
+        path = await paths.along(svc, turn.scope, session, point.branch, (line, first))
         said = reconcile([path], sent, "continue", frozenset().__contains__)
     return await _branching(svc, turn, (session, owner), point, (said, sent, line))
-
-
-def _no_turn(turn: int) -> BadRequest:
-    return BadRequest(
-        f"session.fork: this session has no turn {turn} to begin a branch after; GET /sessions/{{id}}/turns lists them",
-        param="session.fork",
-        code="turn_not_found",
-    )
-
-
-def _no_branch(number: int | None) -> BadRequest:
-    return BadRequest(
-        f"session.branch: this session has no branch {number}; GET /sessions/{{id}}/branches lists them",
-        param="session.branch",
-        code="branch_not_found",
-    )
-
-
-async def _other(svc: Services, turn: Turn, session: Session, number: int) -> Branch:
-    """The branch that the request continues. Raises BadRequest for one that there is not."""
-    every = await branches.lineage(svc.db, turn.scope, session.id, number) if number <= session.branches else {}
-    if number not in every:
-        raise _no_branch(number)
-    return every[number]
-
-
-async def _point(
-    svc: Services, turn: Turn, session: Session, every: Mapping[int, Branch], line: Sequence[entries.Segment]
-) -> Point:
-    """The end of a line as a place where a branch begins."""
-    if not line:
-        return Point(branch=next(number for number, branch in every.items() if branch.parent is None))
-    owner, _, seq = line[0]
-    found = await branches.at(svc.db, turn.scope, session.id, owner, seq)
-    return Point(branch=owner, seq=seq) if found is None else found
 
 
 def _read(turn: Turn, last_calls: Sequence[str]) -> list[Sent]:
@@ -213,10 +173,6 @@ async def _last_calls(svc: Services, turn: Turn, session: Session, line: Sequenc
     """The ids of the last stored group of calls on a line."""
     last = await entries.last_calls(svc.db, turn.scope, session.id, line)
     return call_ids(last.raw) if last is not None else ()
-
-
-Lines = dict[int, tuple[Branch, list[entries.Segment]]]
-"""The branches that a request may continue, the current one first, each with its line."""
 
 
 async def _lines(
@@ -238,7 +194,11 @@ async def _lines(
         every = await branches.reaching(svc.db, turn.scope, session.id, current, ends)
         same = sorted(number for number in every if every[number].end_digest == ends and number != current.number)
         order = [current.number, *reversed(same)]
-    return every, {number: (every[number], line_of(every, every[number])) for number in order}
+    lines: Lines = {}
+    for n, number in enumerate(order):
+        lines[number] = every[number], line_of(every, every[number])
+        await paths.pause(n)
+    return every, lines
 
 
 async def _match(svc: Services, turn: Turn, session: Session, lines: Lines, sent: Sequence[Sent]) -> Said:
@@ -251,40 +211,9 @@ async def _match(svc: Services, turn: Turn, session: Session, lines: Lines, sent
     ends = {message.digest for message in sent} if resends else {sent[-1].digest}
     if mode != "resend" and not resends and all(branch.end_digest not in ends for branch, _ in lines.values()):
         return Said(current, 0)
-    paths = await _paths(svc, turn, session, lines, sent)
+    found = await paths.compared(svc, turn, session, lines, sent)
     held = await _held(svc, turn.scope, session, sent) if mode != "resend" else frozenset()
-    return reconcile(paths, sent, mode, held.__contains__)
-
-
-async def _paths(svc: Services, turn: Turn, session: Session, lines: Lines, sent: Sequence[Sent]) -> list[Path]:
-    """Each line from where the request's first message stands (from the root for `resend`), or its tail."""
-    starts: dict[int, list[int]] = {}
-    for branch, seq in await entries.places(svc.db, turn.scope, session.id, sent[0].digest):
-        starts.setdefault(branch, []).append(seq)
-    paths = []
-    for number, (branch, line) in lines.items():
-        tail = max(1, branch.head - len(sent) + 1)
-        first = min([tail, *_standing(line, starts)])
-        part = line
-        if turn.options.mode == "resend":
-            first, part = 1, until(line, len(sent) + 1)
-        marks, short = await entries.digests(svc.db, turn.scope, session.id, since(part, first))
-        paths.append(Path(number, first, marks, {n: _text_of(raw) for n, raw in short.items()}))
-    return paths
-
-
-def _standing(line: Sequence[entries.Segment], starts: Mapping[int, list[int]]) -> list[int]:
-    """The earliest place of the first message on each stretch of a line."""
-    found = []
-    for branch, first, last in line:
-        places = [seq for seq in starts.get(branch, ()) if first <= seq <= last]
-        found.extend(places[:1])
-    return found
-
-
-def _text_of(raw: bytes) -> str:
-    text = content_of(msgspec.json.decode(raw))
-    return text if isinstance(text, str) else ""
+    return decide(found, sent, mode, held.__contains__)
 
 
 async def _held(svc: Services, scope: Scope, session: Session, sent: Sequence[Sent]) -> frozenset[bytes]:
@@ -367,9 +296,9 @@ async def history(
 
 
 async def tail(svc: Services, turn: Turn, found: Found, most: int) -> list[dict[str, Any]]:
-    """The last `most` messages of the line, oldest first, parsed."""
+    """The last `most` messages of the line, oldest first, parsed; without large base64."""
     if found.session is None or not found.line:
         return []
     line = since(found.line, max(1, found.line[0][2] - most + 1))
     read = await entries.window(svc.db, turn.scope, found.session.id, line, None)
-    return [msgspec.json.decode(entry.raw) for entry in read]
+    return [msgspec.json.decode(blobs.bare(entry.raw)) for entry in read]

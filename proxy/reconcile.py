@@ -8,6 +8,7 @@ of its entries, the longest head of the request that ends there; the rules below
 
 import contextlib
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,22 @@ class Path(msgspec.Struct, frozen=True, gc=False):
     first: int
     digests: Sequence[bytes]
     cut_short: Mapping[int, str] = {}
+
+
+class Reached(msgspec.Struct, frozen=True, gc=False):
+    """How far a request reaches along a path of `size` entries from `first` on.
+
+    `last`: the longest head of the request that ends with the path; `longest`: the longest one that ends anywhere on
+    it, at `index` for the first time; `common`: how many entries of both are the same from the first on.
+    """
+
+    branch: int
+    first: int
+    size: int
+    last: int
+    longest: int
+    index: int
+    common: int
 
 
 class Said(msgspec.Struct, frozen=True, gc=False):
@@ -119,21 +136,24 @@ def _call(call: Any) -> Any:
 
 
 def reconcile(paths: Sequence[Path], sent: Sequence[Sent], mode: Mode, is_stored: Callable[[bytes], bool]) -> Said:
-    """Decides on all `paths`, the current branch first. `is_stored` tells whether a digest stands anywhere.
+    """`decide` on paths that were not compared yet."""
+    if mode == "append" or not sent:
+        return Said(paths[0].branch, 0)
+    return decide([reached(path, heads(path, sent)) for path in paths], sent, mode, is_stored)
+
+
+def decide(found: Sequence[Reached], sent: Sequence[Sent], mode: Mode, is_stored: Callable[[bytes], bool]) -> Said:
+    """Decides on all paths, the current branch first. `is_stored` tells whether a digest stands anywhere.
 
     (a) continue a branch whose end the request's head reaches, else (b) an edit or a regeneration branches off,
     else (c) an edited first message starts a branch from the root, else (d) everything is new.
     """
-    current = paths[0].branch
-    if mode == "append" or not sent:
-        return Said(current, 0)
-    found = [(path, heads(path, sent)) for path in paths]
+    current = found[0].branch
     if mode == "resend":
         return _resend(found, sent)
-    best = max(found, key=lambda pair: pair[1][-1] if pair[1] else 0)
-    longest = best[1][-1] if best[1] else 0
-    if longest and (longest == len(sent) or _evidence(sent, longest)):
-        return Said(best[0].branch, longest)
+    best = max(found, key=lambda one: one.last)
+    if best.last and (best.last == len(sent) or _evidence(sent, best.last)):
+        return Said(best.branch, best.last)
     if mode == "continue" or sent[0].role == "tool" or not any(message.role in EVIDENCE for message in sent):
         return Said(current, 0)  # results come first: they answer the last stored calls, whatever else they resemble
     edit = _edit(found, sent)
@@ -148,16 +168,16 @@ def _evidence(sent: Sequence[Sent], length: int) -> bool:
     return any(message.role in EVIDENCE for message in sent[:length])
 
 
-def _edit(found: Sequence[tuple[Path, list[int]]], sent: Sequence[Sent]) -> Said | None:
+def _edit(found: Sequence[Reached], sent: Sequence[Sent]) -> Said | None:
     """(b): the longest head that stands anywhere, and the earliest place of it on the first such path."""
-    longest = max((max(lengths, default=0) for _, lengths in found), default=0)
+    longest = max(one.longest for one in found)
     if not longest:
         return None
     answered = sent[longest - 1].role == "user" and longest < len(sent) and sent[longest].role == "assistant"
     if not (_evidence(sent, longest) or answered):
         return None
-    path, index = next((path, lengths.index(longest)) for path, lengths in found if longest in lengths)
-    return _fork(path.branch, path.first + index, longest, sent)
+    place = next(one for one in found if one.longest == longest)
+    return _fork(place.branch, place.first + place.index, longest, sent)
 
 
 def _fork(branch: int, seq: int, known: int, sent: Sequence[Sent]) -> Said:
@@ -169,28 +189,31 @@ def _fork(branch: int, seq: int, known: int, sent: Sequence[Sent]) -> Said:
     return Said(branch, known, fork_at=seq)
 
 
-def _resend(found: Sequence[tuple[Path, list[int]]], sent: Sequence[Sent]) -> Said:
+def _resend(found: Sequence[Reached], sent: Sequence[Sent]) -> Said:
     """`sent` is the whole conversation: the longest common beginning with any branch decides."""
-    best, common = found[0][0], 0
-    for path, lengths in found:
-        if path.first != 1:
-            continue
-        length = sum(1 for n, head in enumerate(lengths) if head == n + 1)
-        if length > common:
-            best, common = path, length
-    if common == len(best.digests):
-        return Said(best.branch, common)
-    return _fork(best.branch, common, common, sent)
+    best = max(found, key=lambda one: one.common)
+    if best.common == best.size:
+        return Said(best.branch, best.common)
+    return _fork(best.branch, best.common, best.common, sent)
 
 
-def heads(path: Path, sent: Sequence[Sent]) -> list[int]:
-    """For each entry of the path, the length of the longest head of `sent` that ends there."""
+def reached(path: Path, lengths: Sequence[int]) -> Reached:
+    """What the decision needs of the path's `heads`."""
+    size, longest = len(lengths), max(lengths, default=0)
+    common = bisect_left(range(size), True, key=lambda n: lengths[n] != n + 1) if path.first == 1 else 0
+    index = lengths.index(longest) if size else 0
+    return Reached(path.branch, path.first, size, lengths[-1] if size else 0, longest, index, common)
+
+
+def heads(path: Path, sent: Sequence[Sent], fall: Sequence[int] | None = None, known: Sequence[int] = ()) -> list[int]:
+    """For each entry of the path, the length of the longest head of `sent` that ends there. `fall`: the request's
+    `fallbacks`; `known`: the lengths of the first entries, which another path has too."""
     wanted = [message.digest for message in sent]
-    stored = _resolved(path, sent)
-    fall = _fallbacks(wanted)
-    lengths = []
-    length = 0
-    for mark in stored:
+    stored = resolved(path, sent)
+    fall = fallbacks(sent) if fall is None else fall
+    lengths = list(known)
+    length = lengths[-1] if lengths else 0
+    for mark in stored[len(lengths) :]:
         if length == len(wanted):
             length = fall[length - 1]
         while length and wanted[length] != mark:
@@ -201,8 +224,9 @@ def heads(path: Path, sent: Sequence[Sent]) -> list[int]:
     return lengths
 
 
-def _fallbacks(wanted: Sequence[bytes]) -> list[int]:
-    """The automaton's failure links: the longest proper head of `wanted` that also ends at each place."""
+def fallbacks(sent: Sequence[Sent]) -> list[int]:
+    """The automaton's failure links: the longest proper head of the request that also ends at each place."""
+    wanted = [message.digest for message in sent]
     fall = [0] * len(wanted)
     length = 0
     for n in range(1, len(wanted)):
@@ -214,7 +238,7 @@ def _fallbacks(wanted: Sequence[bytes]) -> list[int]:
     return fall
 
 
-def _resolved(path: Path, sent: Sequence[Sent]) -> Sequence[bytes]:
+def resolved(path: Path, sent: Sequence[Sent]) -> Sequence[bytes]:
     """The path's digests, each reply that was cut short standing for the sent message that it equals, if any."""
     if not path.cut_short:
         return path.digests

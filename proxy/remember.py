@@ -1,6 +1,7 @@
 """What a turn's question needs beside the history: documents, and old exchanges that left the window; as many of them
 as their share of the budget holds."""
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,13 +21,17 @@ from proxy.store import docs, entries, facets
 SPEAKERS = ("user", "assistant")
 MOST = 40
 """Old exchanges that one search gives."""
+SHORTENED = 200
+"""Words of an old exchange that count when it is estimated how many fit: long ones are shown as excerpts."""
+TOKENS_A_WORD = 1.4
+"""What a word of an old exchange that is not read is taken to cost."""
 MISSES = 10
 """Those that are not sent and stand in the ledger, at the most."""
 
 
 class Sought(msgspec.Struct, frozen=True, gc=False):
-    """What searches found, best first. `misses`: old exchanges that fit too little; `error`: what failed, None where
-    nothing did."""
+    """What searches found, best first. Of the old exchanges `turns` those have their texts that there may be room for.
+    `misses`: those that fit too little; `error`: what failed, None where nothing did."""
 
     docs: Sequence[Hit] = ()
     turns: Sequence[Old] = ()
@@ -55,12 +60,15 @@ async def documents(svc: Services, turn: Turn, found: Found) -> Sought:
         return NOTHING
     try:
         return Sought(docs=await searched(svc, turn, found, turn.profile))
-    except ProxyError as exc:
+    except Exception as exc:  # noqa: BLE001 - a defect of a search is no reason to refuse a turn; it is told
         return _without(svc, exc)
 
 
-async def exchanges(svc: Services, turn: Turn, found: Found, strategy: str, cut: int) -> Sought:
-    """The exchanges before the seq `cut` that the newest user message asks for; as `documents` where that fails."""
+async def exchanges(
+    svc: Services, turn: Turn, found: Found, strategy: str, cut: int, room: int | None = None
+) -> Sought:
+    """The exchanges before the seq `cut` that the newest user message asks for; as `documents` where that fails.
+    `room`: the tokens that recalled text may have, where they are known."""
     asked = next((message for message in reversed(found.new) if message.role == "user"), None)
     settings = svc.config.recall
     if strategy != "adaptive" or cut <= 1 or asked is None or found.session is None or not found.line:
@@ -69,20 +77,40 @@ async def exchanges(svc: Services, turn: Turn, found: Found, strategy: str, cut:
         return NOTHING
     line = entries.within(found.line, 1, cut - 1)[::-1]
     said = _text(asked.value)[-settings.max_query_length :]
+    most = svc.config.context.recall_max_tokens
+    room = most if room is None else min(room, most)
+    session = found.session.id
     try:
-        old = await turns.text(svc.db, turn.scope, found.session.id, line, said, MOST)
-    except ProxyError as exc:
+        wanted = turns.Wanted(settings.min_score, MOST, MISSES)
+        old = await turns.find(svc.db, turn.scope, session, line, said, wanted)
+        fit = [one for one in old if one.score >= settings.min_score]
+        near = _near(fit, room)
+        full = await turns.read(svc.db, turn.scope, session, fit[:near], said)
+    except Exception as exc:  # noqa: BLE001 - as above
         return _without(svc, exc)
-    fit = [one for one in old if one.score >= settings.min_score]
-    return Sought(turns=fit, misses=old[len(fit) :][:MISSES])
+    return Sought(turns=[*full, *fit[near:]], misses=old[len(fit) :][:MISSES])
 
 
-def _without(svc: Services, exc: ProxyError) -> Sought:
+def _near(fit: Sequence[Old], room: int) -> int:
+    """How many of the best must be read to fill the room: a word costs a token at the least."""
+    held = 0
+    for n, one in enumerate(fit):
+        if held > room:
+            return n
+        held += min(one.words, SHORTENED)
+    return len(fit) if room > 0 else 0
+
+
+def _without(svc: Services, exc: Exception) -> Sought:
     """The turn goes on without what could not be found, unless the configuration forbids it, or its client can mend
     it."""
     if svc.config.sessions.fail_closed or isinstance(exc, BadRequest):
         raise exc
-    return Sought(error=f"recall: {exc.code or exc.type}")
+    if isinstance(exc, ProxyError):
+        return Sought(error=f"recall: {exc.code or exc.type}")
+    frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(exc.__traceback__)]
+    svc.log("error", "defect", type=type(exc).__name__, frames=frames)
+    return Sought(error="recall: internal")
 
 
 def _wanted(svc: Services, turn: Turn) -> bool:
@@ -171,6 +199,9 @@ class _Block:
         self._add(hit, self._count(placement.one(hit, len(self.hits) + 1)), 0)
 
     def add_turn(self, old: Old) -> None:
+        if not old.lines:  # there is no room for it
+            self._prices.append((old, _guessed(old), False))
+            return
         day = exchange.day(old.lines[0].at)
         heading = 0 if day in self._days else self._count(placement.dated(day))
         heading += 0 if self._days else self._count(placement.EARLIER)
@@ -201,15 +232,20 @@ class _Block:
         return placement.fenced([placement.one(hit, n) for n, hit in enumerate(self.hits, 1)], earlier)
 
     def segments(self, misses: Sequence[Old]) -> list[dict[str, Any]]:
-        """The ledger: what is in the text, and some of what is not."""
+        """The ledger: what is in the text, and some of what is not. The tokens of old exchanges that were not read are
+        about what they would cost."""
         over = "over the share of recall"
         out = [_segment(one, price, kept, "fits" if kept else over) for one, price, kept in self._prices]
         left = [segment for segment in out if not segment["kept"] and segment["source"] == "recall_history"]
-        low = [_segment(one, self._count(_shown(one)), False, "below recall.min_score") for one in misses]
+        low = [_segment(one, _guessed(one), False, "below recall.min_score") for one in misses]
         shown = [*left, *low][:MISSES]
         return [one for one in out if one["kept"] or one["source"] == "recall_doc" or one in shown] + [
             one for one in low if one in shown
         ]
+
+
+def _guessed(old: Old) -> int:
+    return round(min(old.words, SHORTENED) * TOKENS_A_WORD)
 
 
 def _shown(old: Old) -> str:

@@ -4,10 +4,9 @@ import math
 
 import msgspec
 
-from proxy.budget import sample
 from proxy.compose import compose
 from proxy.context.refused import Refused, smaller, too_long
-from proxy.errors import UpstreamRefused
+from proxy.errors import UpstreamError, UpstreamRefused
 from proxy.keeping import Kept
 from proxy.services import Services, Turn
 from proxy.upstream.exchange import exchange
@@ -23,19 +22,33 @@ async def asked(svc: Services, turn: Turn, kept: Kept) -> tuple[Kept, Answer]:
     """The turn as it was sent in the end, and the answer, to be closed by the caller. Raises UpstreamError, or
     ContextTooLong when system, tools and new messages alone do not fit the context that the upstream names."""
     upstream = turn.target.upstream
+    refused: Refused | None = None
     for attempt in range(SHRINKS + 1):
         call = Call("POST", "/chat/completions", kept.composed.body, turn.headers)
         try:
-            return kept, await exchange(svc.upstreams[upstream.name], upstream, call, turn.scope.credential is None)
+            own_key = turn.scope.credential is None
+            answer = await exchange(svc.upstreams[upstream.name], upstream, call, own_key, _is_too_long)
         except UpstreamRefused as exc:
-            refused = too_long(exc.status, exc.body, exc.message)
+            refused = _read(exc)
             if refused is None or attempt == SHRINKS or not _may_shrink(turn, kept):
                 raise
             shorter = await _shorter(svc, turn, kept, refused)
             if len(shorter.composed.body) >= len(kept.composed.body):
                 raise
             kept = shorter
+        else:
+            return kept if refused is None else _taught(svc, turn, kept, refused), answer
     raise AssertionError  # the last attempt returns or raises
+
+
+def _read(failure: UpstreamError) -> Refused | None:
+    if not isinstance(failure, UpstreamRefused):
+        return None
+    return too_long(failure.status, failure.body, failure.message)
+
+
+def _is_too_long(failure: UpstreamError) -> bool:
+    return _read(failure) is not None
 
 
 def _may_shrink(turn: Turn, kept: Kept) -> bool:
@@ -43,15 +56,21 @@ def _may_shrink(turn: Turn, kept: Kept) -> bool:
 
 
 async def _shorter(svc: Services, turn: Turn, kept: Kept, refused: Refused) -> Kept:
-    """The turn with less history, after what the refusal taught: how large the context is, and what it counted."""
-    upstream, model = turn.target.upstream.name, turn.target.model or ""
-    tried = kept.composed.weight.estimate
+    """The turn with less history."""
     svc.metrics.context_retry()
-    taught = svc.calibration.limited(upstream, model, refused.limit or _guessed(tried, turn.reserve))
-    if refused.counted is not None:
-        svc.calibration.learn(upstream, model, sample(kept.composed.plan), refused.counted)
-    ceiling = max(smaller(refused, tried, turn.reserve), _least(kept, refused))
-    return msgspec.structs.replace(kept, composed=await compose(svc, turn, kept.at, ceiling), taught=taught)
+    ceiling = max(smaller(refused, kept.composed.weight.estimate, turn.reserve), _least(kept, refused))
+    return msgspec.structs.replace(kept, composed=await compose(svc, turn, kept.at, ceiling))
+
+
+def _taught(svc: Services, turn: Turn, kept: Kept, refused: Refused) -> Kept:
+    """What a refusal says, once a shorter prompt was taken: before that it may have been about something else. A limit
+    that it names holds for the model, one that is guessed for this branch alone."""
+    upstream, model = turn.target.upstream.name, turn.target.model or ""
+    if refused.limit is not None:
+        return msgspec.structs.replace(kept, taught=svc.calibration.limited(upstream, model, refused.limit))
+    composed = kept.composed
+    carried = msgspec.structs.replace(composed.carried, ceiling=composed.limits.budget or 0)
+    return msgspec.structs.replace(kept, composed=msgspec.structs.replace(composed, carried=carried))
 
 
 def _least(kept: Kept, refused: Refused) -> int:
@@ -60,9 +79,3 @@ def _least(kept: Kept, refused: Refused) -> int:
     least = math.ceil(tried * (plan.system + plan.tools + plan.new) / plan.total * ROUNDING)
     most = tried - 1 if refused.limit is None else min(tried - 1, refused.limit)
     return least if least <= most else 0
-
-
-def _guessed(tried: int, reserve: int) -> int:
-    """A context that leaves less for the prompt than was refused, once the answer's reserve is taken off."""
-    room = tried * 9 // 10
-    return max(1, room + min(reserve, room))

@@ -1,5 +1,6 @@
 """The body that goes upstream: the client's fields as they came, around the messages that were chosen. Pure."""
 
+import hashlib
 from collections.abc import Mapping
 
 import msgspec
@@ -15,8 +16,8 @@ def as_sent(turn: Turn) -> bytes:
 
 
 def splice(turn: Turn, messages: bytes, session: str | None = None) -> bytes:
-    """The body with `messages`, the upstream's model name, and usage asked for. `session`: what an upstream that keeps
-    prompts knows them by, unless the client says it.
+    """The body with `messages`, the upstream's model name, and usage asked for. `session`: its own name, of which an
+    upstream that keeps prompts gets a hash to know them by, unless the client gives it one.
 
     One join: history is never parsed and dumped again, and numbers and unknown fields keep their bytes.
     """
@@ -27,7 +28,8 @@ def splice(turn: Turn, messages: bytes, session: str | None = None) -> bytes:
     if turn.stream and turn.target.upstream.stream_usage:
         fields = {**fields, "stream_options": _with_usage(fields.get("stream_options"))}
     if session is not None and turn.target.upstream.prompt_cache_key and CACHE_KEY not in fields:
-        fields = {**fields, CACHE_KEY: msgspec.json.encode(session)}
+        mark = "{}\n{}".format(*turn.scope.line(session))
+        fields = {**fields, CACHE_KEY: b'"%b"' % hashlib.blake2b(mark.encode(), digest_size=16).hexdigest().encode()}
     for key, value in _upstream_fields(turn, fields):
         parts += (b',"', key.encode(), b'":', value)
     parts.append(b"}")

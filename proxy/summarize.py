@@ -135,9 +135,10 @@ class Summaries:
                 task.cancel()
 
     def failure(self, session: int) -> str | None:
-        """Why the last summary of the session could not be made, as a code; None if it could."""
+        """Why the last summary of the session could not be made, as a code, while it is not tried again; None if it
+        could."""
         rest = self._rests.get(session)
-        return rest.code if rest is not None else None
+        return rest.code if rest is not None and self.clock() < rest.until else None
 
     async def settled(self) -> None:
         """Waits until nothing is being made."""

@@ -114,7 +114,9 @@ class Carried(msgspec.Struct, frozen=True, gc=False, array_like=True):
     `cleared`: results of tool calls before this seq are forwarded as a marker. `prefix`: the raw tokens of what was
     sent that the next turn can begin with, if it sends the same head (`head_key`: model, tools, system messages; of
     `head` tokens) and the same history (`prefix_key`); `whole`: the same for one that sends the recalled text again.
-    `drift`: what `model`'s upstream counted, over what was expected.
+    `drift`: what `model`'s upstream counted, over what was expected; `factor`: what a raw token was expected to count.
+    `ceiling`: the budget that it took after it had refused more and named no limit, 0 for none. `media`: whether
+    images, sound or files were sent.
     """
 
     cleared: int = 0
@@ -125,6 +127,9 @@ class Carried(msgspec.Struct, frozen=True, gc=False, array_like=True):
     drift: float = 1.0
     whole: int = 0
     model: str = ""
+    ceiling: int = 0
+    media: bool = False
+    factor: float = 1.0
 
 
 class Branch(msgspec.Struct, frozen=True, gc=False):

@@ -164,8 +164,8 @@ _POSITIVE = frozenset(
     {
         "workers", "max_body_mb", "body_timeout_s", "send_timeout_s", "connect_timeout_s", "first_byte_timeout_s",
         "idle_timeout_s", "total_timeout_s", "max_connections", "context_tokens", "token_budget",
-        "messages_per_request", "nesting", "choices", "answer_mb", "concurrent_requests", "num_search_messages",
-        "max_query_length", "summary_max_tokens",
+        "messages_per_request", "nesting", "choices", "answer_mb", "prompt_mb", "concurrent_requests",
+        "num_search_messages", "max_query_length", "summary_max_tokens",
     }
 )  # fmt: skip
 _NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}

@@ -283,8 +283,9 @@ async def test_a_deletion_that_nobody_waits_for_is_finished_before_the_next_turn
         for _ in range(3):
             await asyncio.sleep(0)
         deleting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await deleting
+        await asyncio.sleep(0)
+        deleting.cancel()
+        await deleting
         with pytest.raises(BadRequest, match=r"session\.branch"):
             await run(svc, Ask([user("four")]), branch=2)
 

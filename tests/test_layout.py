@@ -46,9 +46,7 @@ TESTED_ELSEWHERE = {
     "__init__.py": "the version",
     "__main__.py": "tests/test_crash.py starts the server by it",
     "app.py": "tests/acceptance: every test runs what it wires",
-    "compose.py": "tests/test_recollect.py and tests/test_forwarded.py, by what goes upstream",
     "adding.py": "tests/acceptance/test_two_doors.py",
-    "budget.py": "tests/test_budget.py",
     "introduce.py": "tests/acceptance/test_two_doors.py",
     "preview.py": "tests/acceptance/test_two_doors.py",
     "errors.py": "tests/edge and tests/acceptance, by what clients see",
@@ -187,7 +185,8 @@ STORES = [name for name in NAMES if name.startswith("store/")]
 @pytest.mark.parametrize("name", [name for name in STORES if name not in WITHOUT_TENANT])
 def test_every_query_is_bound_to_a_tenant(name: str) -> None:
     for text in filter(SQL.search, literals(TREES[name])):
-        owned = r"\(tenant\b|INTO (words|spoken) \(rowid, owner\b"  # an owner's word is an owner's number: one tenant's
+        # An owner's word is an owner's number, and a passage's number tells its session: one tenant's.
+        owned = r"\(tenant\b|INTO words \(rowid, owner\b|INTO spoken \(rowid, text\b"
         bound = re.search(r"\btenant = \?", text) if "INSERT" not in text else re.search(owned, text)
         assert bound, text
 

@@ -119,11 +119,13 @@ async def after_talk(folder: Path, settings: str = "", broken: bool = False) -> 
         yield svc
 
 
-async def sought(svc: Services, text: str = ASK, strategy: str = "adaptive", cut: int = 7, **options: Any) -> Sought:
+async def sought(
+    svc: Services, text: str = ASK, strategy: str = "adaptive", cut: int = 7, room: int | None = None, **options: Any
+) -> Sought:
     turn = Ask([user(text)]).turn(svc)
     turn = msgspec.structs.replace(turn, options=msgspec.structs.replace(turn.options, **options))
     found = await recollect.find(svc, turn, await sessions.find(svc.db, DEFAULT, "s"))
-    return await remember.exchanges(svc, turn, found, strategy, cut)
+    return await remember.exchanges(svc, turn, found, strategy, cut, room)
 
 
 async def test_an_exchange_that_left_the_window_is_found(tmp_path: Path) -> None:
@@ -153,6 +155,20 @@ async def test_what_scores_too_low_is_a_near_miss(tmp_path: Path) -> None:
     async with after_talk(tmp_path, "recall: {min_score: 0.99}") as svc:
         found = await sought(svc)
         assert (list(found.turns), found.misses[0].turn) == ([], 1)
+
+
+async def test_only_what_there_may_be_room_for_is_read(tmp_path: Path) -> None:
+    """A near miss and what is beyond the room stand in the ledger with about what they would cost."""
+    async with after_talk(tmp_path, "recall: {min_score: 0.05}") as svc:
+        found = await sought(svc, "Which guest house did we book, which car needs brakes, which curtains?")
+        assert len(found.turns) > 1
+        assert all(one.lines for one in found.turns)
+        tight = await sought(svc, "Which guest house did we book, which car needs brakes, which curtains?", room=1)
+        assert [bool(one.lines) for one in tight.turns] == [n == 0 for n in range(len(found.turns))]
+        assert [(one.turn, one.score) for one in tight.turns] == [(one.turn, one.score) for one in found.turns]
+        recalled = remember.fitting([], 200, words, tight)
+        assert [segment["kept"] for segment in recalled.segments] == [bool(one.lines) for one in tight.turns]
+        assert all(segment["tokens"] > 0 for segment in recalled.segments)
 
 
 async def test_a_failing_search_is_named_and_the_turn_goes_on(tmp_path: Path) -> None:

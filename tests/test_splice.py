@@ -1,6 +1,7 @@
 """The body that goes upstream keeps the client's bytes around the messages that were chosen."""
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -62,7 +63,8 @@ def test_a_cache_key_is_set_where_the_upstream_takes_one_and_the_client_has_none
         raw = b'{"messages":[]%b}' % given
         return json.loads(splice(turn(raw, settings), b"", session)).get("prompt_cache_key", "absent")
 
-    assert key() == "id"
+    assert re.fullmatch("[0-9a-f]{32}", key())
+    assert key() == key() != key(session="other")
     assert key(b',"prompt_cache_key":"own"') == "own"
     assert key(b',"prompt_cache_key":null') is None
     assert key(settings=ALIAS % "retries: 0") == key(session=None) == "absent"

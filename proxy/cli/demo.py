@@ -371,7 +371,9 @@ def _ledger_lines(reply: Reply) -> str:
     budget = reply.ledger.get("budget")
     facts = [
         f"turn {reply.turn}",
-        f"sent {reply.ledger.get('total', 0)} tokens" + (f" of {budget}" if budget else "") + f" ({parts})",
+        f"sent {reply.ledger.get('total', 0)} tokens, about {reply.ledger.get('estimate', 0)} for the model"
+        + (f" of {budget}" if budget else "")
+        + f" ({parts})",
         f"dropped {reply.dropped}",
         reply.headers.get("x-context-strategy", "-"),
         f"overhead {reply.headers.get('x-proxy-overhead-ms', '?')} ms",

@@ -39,7 +39,9 @@ class Material(msgspec.Struct, frozen=True, gc=False):
 
 class Limits(msgspec.Struct, frozen=True, gc=False):
     """The budget in the upstream's tokens (None: no limit) and what a raw token counts there; the strategy asked for;
-    the cut that the last turn left, and up to where it cleared results. `summaries`: whether they are wanted."""
+    the cut that the last turn left, and up to where it cleared results. `summaries`: whether they are wanted. `usual`:
+    what a raw token counted in the last turn, where `factor` is the least that it can. `basis`: what the budget comes
+    from."""
 
     budget: int | None
     strategy: str
@@ -49,6 +51,13 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     cleared: int = 0
     results: int = 3
     summaries: bool = False
+    usual: float = 1.0
+    basis: str = ""
+
+    @property
+    def usually(self) -> int | None:
+        """The budget in raw tokens as it was the last time."""
+        return None if self.budget is None else int(self.budget / max(self.factor, self.usual))
 
     @property
     def raw(self) -> int | None:
@@ -158,6 +167,22 @@ def assemble(material: Material, limits: Limits, count: Count) -> Plan:
     )
 
 
+def within(history: Sequence[Piece], new: Sequence[Piece], limits: Limits, most: int) -> Kept:
+    """What of the history goes up where it is too large to send: the pieces' `tokens` are their bytes here, and the
+    oldest turns leave as they do over a budget. Raises ContextTooLong when what must be sent is too large."""
+    room = Room(
+        pieces=history,
+        budget=most,
+        fixed=0,
+        new=min(most, sum([piece.tokens for piece in new])),
+        cut=limits.cut,
+        evict_to=limits.evict_to,
+        must=_must(history, new),
+        user=_newest_user(history, new),
+    )
+    return STRATEGIES["null" if limits.strategy == "null" else "truncate"](room)
+
+
 def _unstable(material: Material, chosen: _Chosen) -> int:
     """The tokens that the next request may not begin with: what opens the reply, and what stands behind recalled text,
     which goes up with one message only once."""
@@ -188,6 +213,7 @@ def _room(
         current=material.current,
         prepared=material.prepared,
         summaries=limits.summaries,
+        usual=limits.usually,
     )
 
 

@@ -28,7 +28,7 @@ PRIOR = (1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 TRUST = tuple([(NOISE / far) ** 2 for far in (0.3, 1.0, 2.0, 100.0, 20.0, 0.3, 0.3)])
 """The prior's weights, from how far a model's numbers usually are from it."""
 BOUNDS = (
-    (0.5, 4.0), (0.0, 4.0), (-8.0, 64.0), (-64.0, 100_000.0), (-64.0, 100_000.0), (0.0, 3.0), (0.0, 4.0),
+    (0.5, 4.0), (0.0, 4.0), (-8.0, 64.0), (-64.0, 20_000.0), (-64.0, 20_000.0), (0.0, 3.0), (0.0, 4.0),
 )  # fmt: skip
 SMALL = 64
 """Raw tokens below which an error counts as if there were as many: a token more of ten is no error of 10 %."""
@@ -42,6 +42,11 @@ then the upstream counts otherwise than it did, and what it counted before fades
 CHANGED = 3
 FADE_CHANGED = 0.8
 PACE_CHANGED = 0.2
+LOST = 0.25
+"""The usual error above which, after `EARLY` samples, nothing that was learnt is worth keeping: it starts anew."""
+WILD = 10
+WILD_LEAST = 2_000
+"""A prompt is not counted at more than `WILD` times its raw tokens, or times these: such a number is no count."""
 DRIFTS = (0.4, 3.0)
 MARGIN = 0.25
 """Of the usual error that an estimate adds, and at the most of the whole: without a drift, and with one."""
@@ -138,7 +143,8 @@ def predicted(learnt: Learnt, sample: Sample) -> float:
 def expected(learnt: Learnt, sample: Sample, drift: float = 1.0) -> int:
     """The estimate: what the upstream will count, with a margin that makes it err upward. Exactly the raw tokens as
     long as nothing is learnt."""
-    return math.ceil(predicted(learnt, sample) * drift * _margin(learnt, drift) - 1e-6)
+    value = predicted(learnt, sample) * drift * _margin(learnt, drift)
+    return math.ceil(max(value, 0.5 * sample.text) - 1e-6)
 
 
 def least_factor(learnt: Learnt, drift: float = 1.0) -> float:
@@ -151,21 +157,31 @@ def least_factor(learnt: Learnt, drift: float = 1.0) -> float:
 def drift(learnt: Learnt, sample: Sample, counted: int) -> float:
     """What a branch's last turn tells of its texts: the count over the prediction, to give to the next estimate.
     `learnt`: with this count taken up, or the next estimate is corrected twice while a model is new."""
-    if not 0 < counted <= LARGEST:
+    if not _sane(sample, counted):
         return 1.0
     return min(max(counted / predicted(learnt, sample), DRIFTS[0]), DRIFTS[1])
 
 
 def with_limit(learnt: Learnt, limit: int | None) -> Learnt:
-    """The same with a model's context in tokens."""
+    """The same with a model's context in tokens. A larger prompt that is answered lifts it again."""
     return msgspec.structs.replace(learnt, limit=limit)
+
+
+def _sane(sample: Sample, counted: int) -> bool:
+    """Whether a number can be the count of a prompt at all."""
+    raw = sample.text + sample.tools
+    return 0 < raw <= LARGEST and 0 < counted <= WILD * max(raw, WILD_LEAST)
 
 
 def learn(learnt: Learnt, sample: Sample, counted: int) -> Learnt:
     """What is known after one more answer."""
     raw = sample.text + sample.tools
-    if not 0 < counted <= LARGEST or not 0 < raw <= LARGEST:
+    if not _sane(sample, counted):
         return learnt
+    if learnt.count > EARLY and learnt.spread > LOST:
+        learnt = Learnt(limit=learnt.limit)
+    if learnt.limit is not None and counted > learnt.limit:
+        learnt = with_limit(learnt, None)
     scale = 1.0 / max(raw, SMALL)
     value = predicted(learnt, sample)
     most = CLIP * learnt.spread + CLIP_LEAST

@@ -35,7 +35,8 @@ class Room(msgspec.Struct, frozen=True, gc=False):
     sent (a group that the new messages answer). `user`: index of the newest user message when the new messages hold
     none. `whole`: the pieces reach back to the cut; what does not was more than the budget already, whatever is left of
     it. `results`: how many of the newest tool results stay whole; `marker`: what a cleared one costs. `current`: the
-    summary of what stands before the cut; `prepared`: one that reaches beyond it. `summaries`: whether they are wanted.
+    summary of what stands before the cut; `prepared`: one that reaches beyond it. `summaries`: whether they are wanted;
+    `usual`: the budget as it was the last time, where this one is the most that it can be.
     """
 
     pieces: Sequence[Piece]
@@ -53,6 +54,7 @@ class Room(msgspec.Struct, frozen=True, gc=False):
     current: Digest | None = None
     prepared: Digest | None = None
     summaries: bool = False
+    usual: int | None = None
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
@@ -246,8 +248,9 @@ def _kept_cut(room: Room) -> int:
 
 
 def _turns(room: Room, groups: Iterable[int]) -> list[int]:
-    """Those of the indexes where turns begin."""
-    return [n for n in groups if room.pieces[n].role == "user" or _begins_turn(room, n)]
+    """Those of the indexes where turns begin; not with an answer, whose question was stored by itself."""
+    pieces = room.pieces
+    return [n for n in groups if pieces[n].role == "user" or (pieces[n].role != "assistant" and _begins_turn(room, n))]
 
 
 def _begins_turn(room: Room, n: int) -> bool:
@@ -259,6 +262,8 @@ def to_summarize(room: Room, kept: Kept) -> int | None:
     next. None when there is nothing to do."""
     if not room.summaries or room.budget is None:
         return None
+    if room.usual is not None:
+        room = msgspec.structs.replace(room, budget=room.usual)
     first = _seq_from(room, kept.start)
     gone = first - 1 if room.pieces and first < 1 << 62 else 0
     ready = max((one.upto for one in (room.current, room.prepared) if one is not None), default=0)

@@ -138,7 +138,7 @@ def _clipped(text: str, limit: int) -> str:
 
 def said(entry: Entry) -> str:
     """A message as text: who speaks, and what. Its further lines are indented, so that none looks like a speaker's."""
-    value = _value_of(entry.raw)
+    value = msgspec.json.decode(entry.raw)
     who = _WHO.get(entry.role, "System")
     name = f" ({value['name']})" if value.get("name") else ""
     text = text_of(value)
@@ -147,14 +147,6 @@ def said(entry: Entry) -> str:
     calls = [_call(call) for call in value.get("tool_calls") or () if isinstance(call, dict)]
     lines = [f"{who}{name}: {text}"] if text else []
     return "\n".join([line.replace("\n", "\n  ") for line in lines + [f"{who}{name} calls {call}" for call in calls]])
-
-
-def _value_of(raw: bytes) -> dict[str, Any]:
-    """The message; what was taken out of it may have left half an escape."""
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return {"content": "[...]"}
 
 
 def _call(call: Mapping[str, Any]) -> str:

@@ -38,20 +38,22 @@ async def text(
     return await docs.hits(db, scope, owners, best)
 
 
-def scored(
-    found: Sequence[Sequence[tuple[int, int]]], size: int, having: Sequence[int] | None = None
-) -> dict[int, float]:
+def scored(found: Sequence[Sequence[tuple[int, int]]], size: int) -> dict[int, float]:
     """The score of each chunk. `found`: for each word the chunks that hold it with their length in words; `size`: how
-    many chunks there are; `having`: how many hold each word, where not all of them are given."""
+    many chunks there are."""
     lengths = {chunk: length for chunks in found for chunk, length in chunks}
     mean = sum(lengths.values()) / len(lengths) if lengths else 1.0
     scores: dict[int, float] = dict.fromkeys(lengths, 0.0)
-    for n, chunks in enumerate(found):
-        worth = rarity(len(chunks) if having is None else having[n], size)
+    for chunks in found:
+        worth = rarity(len(chunks), size)
         for chunk, length in chunks:
-            norm = SATURATION * (1 - LENGTH + LENGTH * length / max(mean, 1.0))
-            scores[chunk] += worth * (SATURATION + 1) / (1 + norm)
+            scores[chunk] += worth * weight(length / max(mean, 1.0))
     return scores
+
+
+def weight(length: float) -> float:
+    """What a word counts in a text that is so many times as long as others."""
+    return (SATURATION + 1) / (1 + SATURATION * (1 - LENGTH + LENGTH * length))
 
 
 def rarity(having: int, size: int) -> float:

@@ -353,12 +353,13 @@ class _Making:
 
     def _entry(self, part: EntryPart, session: int) -> None:
         new = part.message
+        raw = blobs.put(self.tx, self.scope, session, part.branch, new.raw)
         self.tx.all(
             """INSERT INTO entries (tenant, session, branch, seq, turn, role, tokens, total, calls, status, digest, raw,
                                     said_at)
                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
             (self.scope.tenant, session, part.branch, part.seq, part.turn, new.role, new.tokens, part.total, new.calls,
-             new.status, new.digest, blobs.put(self.tx, self.scope, session, new.raw), new.said_at),
+             new.status, new.digest, raw, new.said_at),
         )  # fmt: skip
 
     def _branch(self, part: BranchPart, session: int) -> None:

@@ -24,6 +24,11 @@ COUNTED = 1000
 FEW = 6
 """Branches that are looked for one by one; a longer chain is read with all of the session's branches."""
 
+MOST = 1000
+"""Branches that a session may have by forks and undos: a fork costs one row, but every resent history is compared with
+all of them, and a list of them is one page. Edits and regenerations, each of which is a turn, may go beyond."""
+
+_LIVING = "SELECT count(*) FROM branches WHERE tenant = ? AND session = ?"
 _FINAL = {"x-should-retry": "false"}
 
 
@@ -216,7 +221,7 @@ def _end(line: Sequence[Segment]) -> tuple[int, int]:
 
 async def begin(db: Database, scope: Scope, session: int, point: Point, now: int, *, undo: bool = False) -> Listed:
     """Makes a branch after the point, and the current one. `undo`: the latest turn's answer is given to no retry any
-    more. Raises NotFound when the session is gone."""
+    more. Raises NotFound when the session is gone, Conflict when it has `MOST` branches."""
 
     def work(tx: Tx) -> Listed:
         rows = tx.all(
@@ -227,6 +232,8 @@ async def begin(db: Database, scope: Scope, session: int, point: Point, now: int
         if not rows:
             raise missing()
         number = rows[0][0]
+        if number > MOST and tx.all(_LIVING, (scope.tenant, session))[0][0] >= MOST:
+            raise too_many()
         tx.all(
             """INSERT INTO branches (tenant, session, branch, parent, forked_at, head, total, end_digest, end_status,
                                      last_turn, cut, cut_key, instructions, carried, created_at)
@@ -245,9 +252,26 @@ async def begin(db: Database, scope: Scope, session: int, point: Point, now: int
     return await db.transaction(work)
 
 
+async def living(db: Database, scope: Scope, session: int) -> int:
+    """How many branches a session has."""
+    rows = await db.all(_LIVING, (scope.tenant, session))
+    return rows[0][0]
+
+
+def too_many(param: str | None = None) -> Conflict:
+    """For a fork or an undo of a session that has `MOST` branches."""
+    return Conflict(
+        f"this session has {MOST:,} branches, the most that forks may make; delete some with "
+        "DELETE /sessions/{id}/branches/{n}",
+        param=param,
+        code="too_many_branches",
+        headers=_FINAL,
+    )
+
+
 async def delete(db: Database, scope: Scope, session: int, branch: int, now: int) -> None:
-    """Removes a branch with its own turns. Raises NotFound, and Conflict for the current one and one that others begin
-    on."""
+    """Removes a branch with its own turns, and the instructions and large base64 that only those needed. Raises
+    NotFound, and Conflict for the current one and one that others begin on."""
     await db.apart(lambda tx: _delete(tx, scope, session, branch, now))
 
 
@@ -292,7 +316,16 @@ def _delete(tx: Tx, scope: Scope, session: int, branch: int, now: int) -> None:
     tx.all("DELETE FROM turns WHERE tenant = ? AND session = ? AND branch = ?", where)
     tx.all("DELETE FROM summaries WHERE tenant = ? AND session = ? AND branch = ?", where)
     tx.all("DELETE FROM passages WHERE tenant = ? AND session = ? AND branch = ?", where)
+    tx.all("DELETE FROM blob_uses WHERE tenant = ? AND session = ? AND branch = ?", where)
     tx.all("DELETE FROM branches WHERE tenant = ? AND session = ? AND branch = ?", where)
+    tx.all(
+        """DELETE FROM instructions WHERE tenant = ? AND session = ?
+             AND id NOT IN (SELECT instructions FROM turns
+                            WHERE tenant = ? AND session = ? AND instructions IS NOT NULL)
+             AND id NOT IN (SELECT instructions FROM branches
+                            WHERE tenant = ? AND session = ? AND instructions IS NOT NULL)""",
+        (scope.tenant, session) * 3,
+    )
     facets.touch(tx, scope, "session", session, now)
 
 

@@ -1,15 +1,13 @@
 """Documents of agents, users and sessions, and the index of their words."""
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Sequence
 
 import msgspec
 
 from proxy.errors import Conflict, NotFound
 from proxy.resources import Doc, Hit, Owner, Page
-from proxy.store import facets
+from proxy.store import facets, matching
 from proxy.store import owners as holders
 from proxy.store.database import Database, Row, Tx
 from proxy.store.facets import Facet
@@ -25,13 +23,6 @@ FEW = 8
 """Chunks that are written in the event loop; more are written apart from it."""
 COUNTED = 20_000
 """Counting an owner's chunks stops here."""
-PIECES = 8
-"""Pieces of one word that are looked for, as of foo-bar."""
-
-_PIECE = re.compile(r"[^\W_\u19b0-\u19c0\u19c8\u19c9\u1cf2\u1cf3]+")
-"""Between what FTS5 parts words by, too: it knows an older Unicode, where these vowels were no letters. A piece that it
-parts further is a phrase to it, and an error, since the index holds no places."""
-
 _encode = msgspec.json.encode
 
 Chunk = tuple[str, int]
@@ -157,11 +148,10 @@ async def holding(
 ) -> list[tuple[int, int]]:
     """The newest chunks of the owners' documents with these facets that hold a word (or another form of it), with how
     many words they have. Of a word that is made of several, those that hold all of them; any text will do."""
-    pieces = _PIECE.findall(unicodedata.normalize("NFC", word))[:PIECES]
-    if not (owners and pieces):
+    found = matching.all_of(word)
+    if not (owners and found):
         return []
     names = " OR ".join(f'"{owner.word}"' for owner in owners)
-    found = " AND ".join(f'"{piece}"' for piece in pieces)
     wanted = f"owner : ({names}) AND {{title text}} : ({found})"
     rows = await db.all(
         """SELECT h.id, h.words FROM (

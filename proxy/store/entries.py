@@ -39,7 +39,10 @@ async def window(
     price: Callable[[Entry], int] | None = None,
 ) -> list[Entry]:
     """The newest entries along a line (newest segment first), oldest first, until they hold `tokens` (None: all).
-    `price`: what an entry counts, asked once for each, the newest first; None: its own tokens."""
+    `price`: what an entry counts, asked once for each, the newest first; None: its own tokens.
+
+    They come as they are kept, without their large base64: `whole` puts it back.
+    """
     pages: list[list[Entry]] = []
     left = tokens
     at = line[0][2] if line else 0
@@ -50,12 +53,11 @@ async def window(
         if len(line) > 1:
             rows.sort(key=_seq)
         if left is None:
-            page = await _whole(db, scope, list(starmap(Entry, rows)))
+            page = list(starmap(Entry, rows))
         elif price is None:
             page, left = _newest(rows, left)
-            page = await _whole(db, scope, page)
         else:
-            page, left = _fitting(await _whole(db, scope, list(starmap(Entry, rows))), price, left)
+            page, left = _fitting(list(starmap(Entry, rows)), price, left)
         pages.append(page)
         if left is not None and left < 0:
             break
@@ -131,7 +133,7 @@ def _branches(parts: Sequence[Segment]) -> str:
     return _encode(out).decode()
 
 
-async def _whole(db: Database, scope: Scope, found: list[Entry]) -> list[Entry]:
+async def whole(db: Database, scope: Scope, found: Sequence[Entry]) -> Sequence[Entry]:
     """The entries with what was taken out of them."""
     if not [entry for entry in found if entry.raw[0] == blobs.TAKEN]:
         return found
@@ -141,7 +143,7 @@ async def _whole(db: Database, scope: Scope, found: list[Entry]) -> list[Entry]:
 
 async def _only(db: Database, scope: Scope, rows: Sequence[Row]) -> Entry | None:
     """The one row as an entry, if there is one."""
-    found = await _whole(db, scope, [Entry(*row) for row in rows])
+    found = await whole(db, scope, [Entry(*row) for row in rows])
     return found[0] if found else None
 
 
@@ -211,8 +213,8 @@ async def digests(
         )
         rows.sort(key=_seq)
     short = {n: raw for n, (_, _, raw) in enumerate(rows) if raw is not None}
-    whole = await blobs.restored(db, scope, list(short.values())) if short else ()
-    return [mark for _, mark, _ in rows], dict(zip(short, whole, strict=True))
+    raws = await blobs.restored(db, scope, list(short.values())) if short else ()
+    return [mark for _, mark, _ in rows], dict(zip(short, raws, strict=True))
 
 
 async def places(db: Database, scope: Scope, session: int, digest: bytes) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Turns: the one write of the hot path, and the answers kept for retries."""
 
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -106,13 +106,14 @@ async def sent_in(db: Database, scope: Scope, session: int, turn: int) -> tuple[
     return (rows[0][0], [digest for _, digest, status in rows if status == "complete"]) if rows else (0, [])
 
 
-def append(db: Database, scope: Scope, record: Record) -> Awaitable[tuple[int, int]]:
+async def append(db: Database, scope: Scope, record: Record) -> tuple[int, int]:
     """Stores a turn in one transaction and gives its (session, branch). Raises Conflict when the session is gone,
     Unavailable when it has moved on or the storage cannot commit."""
-    return db.transaction(lambda tx: _append(tx, scope, record))
+    kept = await blobs.prepared([message.raw for message in record.messages])
+    return await db.transaction(lambda tx: _append(tx, scope, record, kept))
 
 
-def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
+def _append(tx: Tx, scope: Scope, record: Record, kept: Sequence[blobs.Taken]) -> tuple[int, int]:
     scope = keys.owning(tx, scope, record.now)
     session = _session(tx, scope, record)
     instructions = _instructions(tx, scope, session, record)
@@ -129,9 +130,9 @@ def _append(tx: Tx, scope: Scope, record: Record) -> tuple[int, int]:
     if not moved:
         raise _moved_on()
     values: list[Value] = []
-    for n, message in enumerate(rows, 1):
+    for n, (message, (raw, runs)) in enumerate(zip(rows, kept, strict=True), 1):
         total += message.tokens
-        raw = blobs.put(tx, scope, session, message.raw)
+        blobs.keep(tx, scope, session, branch, runs)
         values += (scope.tenant, session, branch, head + n, record.number, message.role, message.tokens, total,
                    message.calls, message.status, message.digest, raw)  # fmt: skip
     _insert(tx, values)

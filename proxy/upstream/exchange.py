@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import msgspec
 
@@ -16,11 +17,22 @@ ERROR_BODY = 1 << 20
 KEPT = (b"retry-after", b"x-should-retry", b"x-ratelimit-", b"openai-")
 
 
-async def exchange(upstream: Upstream, settings: UpstreamConfig, call: Call, own_key: bool) -> Answer:
+def _never(_: UpstreamError) -> bool:
+    return False
+
+
+async def exchange(
+    upstream: Upstream,
+    settings: UpstreamConfig,
+    call: Call,
+    own_key: bool,
+    final: Callable[[UpstreamError], bool] = _never,
+) -> Answer:
     """A 2xx answer, to be closed by the caller. Raises UpstreamError for everything else, redirects among it: they
     would show a client where the upstream is, and take its key there.
 
-    `own_key`: the call carries the proxy's key, so that 401 and 403 are not the client's fault (502).
+    `own_key`: the call carries the proxy's key, so that 401 and 403 are not the client's fault (502). `final`: whether
+    the same call would fail again, whatever its status.
     """
     attempt = 0
     while True:
@@ -33,6 +45,8 @@ async def exchange(upstream: Upstream, settings: UpstreamConfig, call: Call, own
             status = answer.status
         except UpstreamUnreachable as exc:
             failure, status = exc, retry.UNREACHABLE
+        if final(failure):
+            raise failure
         pause = retry.wait(attempt, settings.retries, status, _retry_after(failure), random.random())
         if pause is None:
             raise failure
@@ -96,8 +110,9 @@ def _envelope(body: bytes) -> tuple[str | None, bytes | None]:
         return str(error.get("message") or "the upstream reported an error"), body
     if isinstance(error, str):
         return error, None
-    if isinstance(value, dict) and isinstance(value.get("message"), str):
-        return value["message"], None
+    for key in ("message", "detail"):
+        if isinstance(value, dict) and isinstance(value.get(key), str):
+            return value[key], None
     return None, None
 
 

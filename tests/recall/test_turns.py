@@ -1,10 +1,12 @@
 """Old turns: a question finds what was said long ago, small talk nothing, and nobody another session's."""
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from proxy.recall import query, turns
 from proxy.recall.turns import Old
-from proxy.store import sessions
+from proxy.store import passages, sessions
 from proxy.store import turns as log
 from proxy.store.database import Database
 from proxy.types import Branch, Scope, Session
@@ -35,7 +37,8 @@ async def told(db: Database, name: str = "s", scope: Scope = ME) -> tuple[Sessio
 
 
 async def asked(db: Database, session: int, text: str, last: int = 16, scope: Scope = ME) -> list[Old]:
-    return await turns.text(db, scope, session, [(1, 1, last)], text, 10)
+    found = await turns.find(db, scope, session, [(1, 1, last)], text, turns.Wanted(0.0, 10, 10))
+    return await turns.read(db, scope, session, found, text)
 
 
 async def test_a_question_finds_what_was_said_long_ago(db: Database) -> None:
@@ -87,16 +90,62 @@ async def test_scores_lie_between_0_and_1_best_first(db: Database) -> None:
         assert all(0 < score <= 1 for score in scores)
 
 
+def share(text: str, found: Mapping[str, tuple[Sequence[int], int]]) -> float:
+    weights, _ = query.asked(text)
+    _, held = turns.shares(weights, found, 100)
+    return max(held.values())
+
+
 def test_a_word_that_was_never_said_lowers_the_share() -> None:
-    weights, _ = query.asked("zebra?")
-    known = turns.share(weights, {"zebra": ([1], 1)}, 100)
-    more, _ = query.asked("zebra quartz?")
-    assert turns.share(more, {"zebra": ([1], 1), "quartz": ([], 0)}, 100) < known
+    known = share("zebra?", {"zebra": ([1], 1)})
+    assert share("zebra quartz?", {"zebra": ([1], 1), "quartz": ([], 0)}) < known
 
 
 def test_what_everybody_said_tells_nothing() -> None:
-    weights, _ = query.asked("zebra?")
-    assert turns.share(weights, {"zebra": (list(range(100)), 100)}, 100) < 0.01
+    everywhere = list(range(100))
+    assert share("zebra?", {"zebra": (everywhere, 100)}) < 0.01
+    full, held = turns.shares({"zebra": 1.0, "quartz": 1.0}, {"zebra": (everywhere, 100), "quartz": ([7], 1)}, 100)
+    assert list(full) == list(held) == [7]
+
+
+def test_a_word_weighs_in_the_share_and_not_in_the_fit() -> None:
+    found = {"zebra": ([1], 1), "quartz": ([2], 1)}
+    full, held = turns.shares({"zebra": 1.0, "quartz": 0.5}, found, 100)
+    assert full[1] == full[2]
+    assert held[1] == 2 * held[2]
+
+
+def test_the_same_words_tell_more_in_a_short_passage() -> None:
+    fit = turns.fitting({passages.LENGTHS + 3: 1.0, 2 * passages.LENGTHS + 90: 1.0})
+    assert fit[passages.LENGTHS + 3] > fit[2 * passages.LENGTHS + 90]
+
+
+async def test_what_cannot_be_admitted_is_not_looked_for_any_further(db: Database) -> None:
+    """The exchanges that score enough are the same, whatever the floor; below it some are shown."""
+    session, _ = await told(db)
+    for text in ("Nora Lisbon spring?", "What is Nora's job?", "brakes and curtains and the cat in Lisbon?"):
+        every = await turns.find(db, ME, session.id, [(1, 1, 16)], text, turns.Wanted(0.0, 10, 10))
+        for floor in (0.1, 0.25, 0.5, 0.99):
+            found = await turns.find(db, ME, session.id, [(1, 1, 16)], text, turns.Wanted(floor, 10, 2))
+            enough = [old for old in every if old.score >= floor]
+            assert [old for old in found if old.score >= floor] == enough
+            assert found[0].score == pytest.approx(every[0].score)
+            assert not any(old.lines for old in found)
+
+
+async def test_a_branch_finds_what_it_begins_with_behind_much_that_is_anothers(db: Database) -> None:
+    session, branch = await told(db)
+    for n in range(120):
+        said = [message(f"Nora's guest house again {n}"), message("Lovely", "assistant")]
+        await log.append(db, ME, record("s", await sessions.find(db, ME, "s"), said))
+    session, branch = await find(db, "s", ME)
+    await turns.find(db, ME, session.id, [(1, 1, branch.head)], "Which guest house?", turns.Wanted(0.25, 10, 10))
+    fork = record("s", (session, branch), [message("Which guest house?")], fork_at=14)
+    await log.append(db, ME, fork)
+    line = [(1, 1, 14)]
+    found = await turns.find(db, ME, session.id, line, "Which guest house?", turns.Wanted(0.25, 10, 10))
+    assert found[0].turn == 7
+    assert all(old.last <= 14 for old in found)
 
 
 def test_a_question_beside_much_else_is_what_counts() -> None:

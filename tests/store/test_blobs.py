@@ -1,5 +1,6 @@
-"""Large base64: taken out of messages, stored once, put back byte for byte, gone with the last session needing it."""
+"""Large base64: taken out of messages, stored once, put back byte for byte, gone with the last branch needing it."""
 
+import asyncio
 import base64
 import json
 import random
@@ -12,13 +13,13 @@ import apsw
 import pytest
 
 from proxy.errors import Unavailable
-from proxy.store import archive, blobs, entries, history, sessions, turns
+from proxy.store import archive, blobs, branches, entries, history, sessions, turns
 from proxy.store.blobs import LEAST, taken_out
 from proxy.store.database import Database
 from proxy.types import Message
 from tests.store import making
 from tests.store.saying import ME, find, mark, message, record, say, tenant
-from tests.store.test_plans import BAD, plan
+from tests.store.test_plans import BAD, Heard, plan
 
 pytestmark = pytest.mark.anyio
 
@@ -114,7 +115,57 @@ def test_any_message_comes_back_byte_for_byte() -> None:
         assert max(map(len, re.findall(rb"[A-Za-z0-9+/=]+", kept)), default=0) < LEAST
 
 
+def test_numbers_stay_so_that_what_is_left_is_json() -> None:
+    for number in ("0." + "1" * 5_000, "1" * 5_000, "-1.5E-" + "0" * 5_000 + "1"):
+        raw = f'{{"role":"user","content":"x{IMAGE}","n":{number},"m":[{number}]}}'.encode()
+        kept, runs = taken_out(raw)
+        assert [one for _, one in runs] == [f"x{IMAGE}".encode()]
+        assert json.loads(blobs.bare(kept), parse_int=str, parse_float=str) == {
+            "role": "user",
+            "content": "",
+            "n": number,
+            "m": [number],
+        }
+
+
 # --- storing ---
+
+
+async def window(db: Database, session: int, line: Any) -> list[bytes]:
+    return [entry.raw for entry in await entries.whole(db, ME, await entries.window(db, ME, session, line, None))]
+
+
+async def test_a_window_reads_no_data(db: Any) -> None:
+    heard = Heard(db)
+    session, _ = await tell(db, "s", *[shown(IMAGE, text=f"look {n}") for n in range(30)])
+    for price in (None, lambda entry: len(entry.raw) // 100):
+        read = await entries.window(heard, ME, session.id, [(1, 1, 30)], 10, price)
+        assert 0 < len(read) < 30
+        assert all(entry.raw[0] == blobs.TAKEN for entry in read)
+    assert not any("blobs" in sql for sql in heard.statements)
+
+
+async def test_others_run_while_much_is_stored_and_read(db: Database) -> None:
+    large = [shown(base64.b64encode(Random(n).randbytes(900_000)).decode(), text=f"look {n}") for n in range(4)]
+    steps = 0
+
+    async def other() -> None:
+        nonlocal steps
+        while True:
+            steps += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    before = steps
+    taken = await blobs.prepared([one.raw for one in large])
+    assert steps > before
+    assert taken == [taken_out(one.raw) for one in large]
+    session, _ = await tell(db, "s", *large)
+    read = await entries.window(db, ME, session.id, [(1, 1, 4)], None)
+    before = steps
+    assert [entry.raw for entry in await entries.whole(db, ME, read)] == [one.raw for one in large]
+    assert steps >= before + 4
+    task.cancel()
 
 
 async def test_every_read_gives_the_message_whole(db: Database) -> None:
@@ -124,9 +175,7 @@ async def test_every_read_gives_the_message_whole(db: Database) -> None:
     session, _ = await tell(db, "s", *said)
     line = [(1, 1, 4)]
     raws = [one.raw for one in said]
-    assert [entry.raw for entry in await entries.window(db, ME, session.id, line, None)] == raws
-    by_length = await entries.window(db, ME, session.id, line, len(IMAGE), lambda entry: len(entry.raw))
-    assert [entry.raw for entry in by_length] == raws[-1:]
+    assert await window(db, session.id, line) == raws
     user = await entries.newest_user(db, ME, session.id, [(1, 1, 2)])
     calls = await entries.last_calls(db, ME, session.id, line)
     first = await entries.at(db, ME, session.id, line, 1)
@@ -162,7 +211,7 @@ async def test_data_goes_with_the_last_session_that_needs_it(db: Database) -> No
     two, _ = await tell(db, "two", shown(IMAGE))
     assert await sessions.delete(db, ME, one.id)
     assert await count(db) == (1, 1)
-    assert [entry.raw for entry in await entries.window(db, ME, two.id, [(1, 1, 1)], None)] == [shown(IMAGE).raw]
+    assert await window(db, two.id, [(1, 1, 1)]) == [shown(IMAGE).raw]
     assert await sessions.delete(db, ME, two.id)
     assert await making.everything(db) == before
 
@@ -174,6 +223,25 @@ async def test_clearing_a_conversation_removes_its_data(db: Database) -> None:
     assert await db.all("SELECT data FROM blobs") == [(SOUND.encode(),)]
     await tell(db, "s", shown(IMAGE))
     assert await count(db) == (2, 2)
+
+
+async def test_deleting_a_branch_removes_what_only_its_own_entries_need(db: Database) -> None:
+    found = await tell(db, "s", shown(IMAGE))
+    await tell(db, "s", shown(IMAGE, SOUND), fork_at=1)
+    await tell(db, "s", shown(SOUND), fork_at=1)
+    session = found[0].id
+    assert await count(db) == (2, 4)
+    point = await branches.after(db, ME, session, 1)
+    assert point is not None
+    await branches.begin(db, ME, session, point, 5)
+    await branches.delete(db, ME, session, 3, 9)
+    assert await count(db) == (2, 3)
+    await branches.delete(db, ME, session, 2, 9)
+    assert await db.all("SELECT data FROM blobs") == [(IMAGE.encode(),)]
+    assert await count(db) == (1, 1)
+    assert [
+        one.raw for one in await entries.whole(db, ME, await entries.window(db, ME, session, [(1, 1, 1)], None))
+    ] == [shown(IMAGE).raw]
 
 
 async def test_a_turn_that_fails_leaves_no_data(db: Database) -> None:
@@ -188,7 +256,7 @@ async def test_an_entry_whose_data_has_gone_meanwhile_is_not_given_out_in_part(d
     session, _ = await tell(db, "s", shown(IMAGE))
     await db.transaction(lambda tx: tx.all("DELETE FROM blob_uses"))
     with pytest.raises(Unavailable) as caught:
-        await entries.window(db, ME, session.id, [(1, 1, 1)], None)
+        await window(db, session.id, [(1, 1, 1)])
     assert caught.value.code == "session_moved_on"
 
 
@@ -206,5 +274,6 @@ async def test_what_goes_with_its_last_use_is_found_by_an_index(db: Database, tm
     step = re.findall(r"DELETE FROM [^;]+", sql.partition("BEGIN")[2])[0]
     as_seen = step.replace("old.tenant", "1").replace("old.hash", "x'00'")
     assert not any(map(BAD.search, plan(tmp_path, as_seen, ())))
-    how = plan(tmp_path, "DELETE FROM blob_uses WHERE session = 1", ())
-    assert any("blob_uses_session" in one for one in how), how
+    for where in ("session = 1", "tenant = 1 AND session = 1 AND branch = 1"):
+        how = plan(tmp_path, f"DELETE FROM blob_uses WHERE {where}", ())  # noqa: S608 - from the line above
+        assert any("blob_uses_session" in one for one in how), how

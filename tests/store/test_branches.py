@@ -152,7 +152,7 @@ async def test_a_deleted_branch_leaves_nothing_and_takes_nothing_along(db: Datab
                "VALUES (1, ?, 2, 3, 1, 'm', 0, 'x')", (session.id,)),
         tx.all("INSERT INTO passages (id, tenant, session, branch, first, last, words) VALUES (7, 1, ?, 2, 3, 4, 1)",
                (session.id,)),
-        tx.all("INSERT INTO spoken (rowid, owner, text) VALUES (7, 's1', 'x')")))  # fmt: skip
+        tx.all("INSERT INTO spoken (rowid, text) VALUES (7, 'x')")))  # fmt: skip
     point = await branches.after(db, ME, session.id, 1)
     assert point is not None
     await branches.begin(db, ME, session.id, point, 5)
@@ -168,6 +168,45 @@ async def test_a_deleted_branch_leaves_nothing_and_takes_nothing_along(db: Datab
     assert await turns.answered(db, ME, session.id, "k2", 1_000) is None
     again, branch = await say(db, "s", "seven", "eight", key="k2", answer=b"{}")
     assert (again.turns, branch.number) == (4, 3)
+
+
+async def test_instructions_go_with_the_last_that_names_them(db: Database) -> None:
+    async def kept() -> list[bytes]:
+        return [row[0] for row in await db.all("SELECT raw FROM instructions ORDER BY raw")]
+
+    session, _ = await say(db, "s", "one", "two", instructions=Instructions(b"all", 1))
+    await say(db, "t", "one", "two", instructions=Instructions(b"other", 1))
+    for word in (b"first", b"second"):
+        await fork(db, "s", 1)
+        await say(db, "s", "three", "four", instructions=Instructions(b"both", 1))
+        await say(db, "s", "five", "six", instructions=Instructions(word, 1))
+    await fork(db, "s", 1)
+    assert await kept() == [b"all", b"both", b"first", b"other", b"second"]
+    await branches.delete(db, ME, session.id, 2, 9)
+    assert await kept() == [b"all", b"both", b"other", b"second"]
+    await branches.delete(db, ME, session.id, 3, 9)
+    assert await kept() == [b"all", b"other"]
+
+
+async def test_forks_are_bounded_and_a_deleted_branch_makes_room(db: Database) -> None:
+    session, _ = await say(db, "s", "one", "two")
+    rows = [(session.id, n) for n in range(2, branches.MOST + 1)]
+    await db.transaction(lambda tx: [tx.all("UPDATE sessions SET branches = ?", (branches.MOST,)), *(tx.all(
+        """INSERT INTO branches (tenant, session, branch, parent, forked_at, head, total, end_digest, end_status,
+                                 last_turn, cut, cut_key, created_at)
+           VALUES (1, ?, ?, 1, 0, 0, 0, x'', 'complete', 0, 0, '', 0)""", row) for row in rows)])  # fmt: skip
+    before = await everything(db)
+    with pytest.raises(Conflict, match="DELETE") as caught:
+        await fork(db, "s", 1)
+    assert caught.value.code == "too_many_branches"
+    assert await everything(db) == before
+    await branches.delete(db, ME, session.id, 7, 9)
+    assert (await fork(db, "s", 1)).number == branches.MOST + 1
+    with pytest.raises(Conflict):
+        await fork(db, "s", 1)
+    found = await find(db, "s")
+    await turns.append(db, ME, record("s", found, [message("edit")], fork_at=0))
+    assert await branches.living(db, ME, session.id) == branches.MOST + 1
 
 
 async def test_what_others_need_is_not_deleted(db: Database) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.errors import BadRequest, Conflict, NotFound
 from proxy.resources import Doc, Hit, Owner, Page
-from proxy.store import docs, facets, members, sessions
+from proxy.store import docs, facets, matching, members, sessions
 from proxy.store.database import Database
 from proxy.types import Scope
 from tests.store.making import doc, everything, member, owner, session, uuids
@@ -190,8 +190,8 @@ async def test_every_letter_there_is_can_be_looked_for(db: Database, of: Owner) 
     await doc(db, of, "one")
     letters = re.findall(r"[^\W_]", "".join(map(chr, range(0x110000))))
     assert len(letters) > 100_000
-    for at in range(0, len(letters), docs.PIECES):
-        word = "-".join(f"a{letter}b" for letter in letters[at : at + docs.PIECES])
+    for at in range(0, len(letters), matching.PIECES):
+        word = "-".join(f"a{letter}b" for letter in letters[at : at + matching.PIECES])
         assert await docs.holding(db, ME, [of], word) == []
 
 

@@ -129,8 +129,8 @@ async def remember(db: Database, session: int) -> None:
     await db.transaction(lambda tx: (
         tx.all("INSERT INTO summaries VALUES (?, ?, 1, 2, 3, 'm', 9, 'secret')", where),
         tx.all("INSERT INTO summary_calls (tenant, session, calls) VALUES (?, ?, 1)", where),
-        tx.all("INSERT INTO passages VALUES (7, ?, ?, 1, 1, 2, 3)", where),
-        tx.all("INSERT INTO spoken (rowid, owner, text) VALUES (7, 'x', 'secret')"),
+        tx.all("INSERT INTO passages VALUES (7, ?, ?, 1, 1, 2, 3, 1)", where),
+        tx.all("INSERT INTO spoken (rowid, text) VALUES (7, 'secret')"),
     ))  # fmt: skip
 
 

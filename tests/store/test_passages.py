@@ -34,8 +34,15 @@ async def indexed(db: Database, session: int, line: Sequence[entries.Segment]) -
 
 
 async def spans(db: Database, session: int, line: Sequence[entries.Segment], word: str) -> list[tuple[int, int, int]]:
-    found, _ = await passages.holding(db, ME, session, line, word)
-    return sorted((place.branch, place.first, place.last) for place in found)
+    """Where the passages stand that hold a word, as far as they lie on the line."""
+    ((ids, having),) = await passages.holding(db, ME, session, [word])
+    assert having == len(ids)
+    places = await passages.around(db, ME, session, ids, 0)
+    assert [place.id for place in places] == ids
+    return sorted(
+        (place.branch, place.first, place.last) for place in places
+        if any(place.branch == branch and low <= place.first and place.last <= high for branch, low, high in line)
+    )  # fmt: skip
 
 
 async def test_an_exchange_is_found_by_another_form_of_its_words(db: Database) -> None:
@@ -131,21 +138,54 @@ async def test_any_order_of_cuts_covers_every_message(db: Database) -> None:
 async def test_the_neighbours_of_a_passage_are_those_on_its_branch(db: Database) -> None:
     session, _ = await told(db, "a", "b", "c", "d", "e", "f")
     await indexed(db, session.id, [(1, 1, 6)])
-    (middle,), _ = await passages.holding(db, ME, session.id, [(1, 1, 6)], "c")
-    ((id, before, after),) = await passages.beside(db, ME, session.id, [middle])
-    assert id == middle.id
-    assert before is not None
-    assert after is not None
-    assert (before.first, before.last, after.first, after.last) == (1, 2, 5, 6)
+    (((middle,), _),) = await passages.holding(db, ME, session.id, ["c"])
+    assert [(place.first, place.last, place.turn) for place in await passages.around(db, ME, session.id, [middle], 1)
+            ] == [(3, 4, 1), (1, 2, 1), (5, 6, 1)]  # fmt: skip
+    assert len(await passages.around(db, ME, session.id, [middle], 0)) == 1
 
 
 async def test_a_word_that_many_passages_have_gives_the_newest_and_their_number(db: Database) -> None:
     session, branch = await told(db, *(f"same w{n}" for n in range(2 * (passages.MANY + 20))))
     line = [(1, 1, branch.head)]
     await indexed(db, session.id, line)
-    found, having = await passages.holding(db, ME, session.id, line, "same")
-    assert len(found) == passages.MANY
+    ((same, having), (nothing, none), (one, _)) = await passages.holding(db, ME, session.id, ["same", "?", "w0"])
+    assert len(same) == passages.MANY
+    assert same == sorted(same, reverse=True)
     assert having == passages.MANY + 20
+    assert (nothing, none) == ([], 0)
+    assert one[0] < same[-1]
+    assert (await passages.reach(db, ME, session.id, line)).size == passages.MANY + 20
+
+
+async def test_the_numbers_of_two_sessions_lie_apart(db: Database) -> None:
+    """However their turns alternate; each number tells about how long its passage is."""
+    sessions_of = {}
+    for n in range(4):
+        for name in ("s", "t"):
+            session, branch = await told(db, f"question{n} " + "word " * 100 * n, "answer", name=name)
+            await indexed(db, session.id, [(1, 1, branch.head)])
+            sessions_of[name] = session.id
+    rows = await db.all("SELECT id, session, words FROM passages ORDER BY id")
+    assert [row[1] for row in rows] == sorted(row[1] for row in rows)
+    assert len({row[1] for row in rows}) == 2
+    for id, _, many in rows:
+        assert id % passages.LENGTHS == min(many // passages.STEP, passages.LENGTHS - 1)
+    ((found, _),) = await passages.holding(db, ME, sessions_of["s"], ["question2"])
+    assert [(place.first, place.last, place.turn) for place in
+            await passages.around(db, ME, sessions_of["s"], found, 0)] == [(5, 6, 3)]  # fmt: skip
+    assert await passages.around(db, ME, sessions_of["t"], found, 1) == []
+
+
+async def test_it_is_told_whether_newer_passages_lie_elsewhere(db: Database) -> None:
+    session, branch = await told(db, "start", "go", "red apples", "sweet")
+    await indexed(db, session.id, [(1, 1, 4)])
+    assert not (await passages.reach(db, ME, session.id, [(1, 1, 4)])).mixed
+    assert (await passages.reach(db, ME, session.id, [(1, 1, 2)])).mixed
+    fork = record("s", (session, branch), [message("blue plums"), message("soft", "assistant")], fork_at=2)
+    await turns.append(db, ME, fork)
+    assert (await passages.reach(db, ME, session.id, [(2, 3, 4), (1, 1, 2)])).mixed
+    await indexed(db, session.id, [(2, 3, 4), (1, 1, 2)])
+    assert (await passages.reach(db, ME, session.id, [(1, 1, 4)])).mixed
 
 
 async def test_what_is_said_beside_an_image_is_found(db: Database) -> None:
@@ -156,7 +196,7 @@ async def test_what_is_said_beside_an_image_is_found(db: Database) -> None:
     session, _ = await find(db, "s")
     await indexed(db, session.id, [(1, 1, 2)])
     assert await spans(db, session.id, [(1, 1, 2)], "garden") == [(1, 1, 2)]
-    ((first, _), _) = await passages.told(db, ME, session.id, [(1, 1, 2)])
+    first, _ = await passages.told(db, ME, session.id, [(1, 1, 2)])
     assert exchange.line(first).text == "my garden"
 
 
@@ -167,6 +207,18 @@ async def test_the_index_goes_with_its_session(db: Database) -> None:
     assert await db.all("SELECT rowid FROM spoken")
     await sessions.delete(db, ME, session.id)
     assert await db.all("SELECT rowid FROM spoken") == await db.all("SELECT id FROM passages") == []
+
+
+async def test_numbers_of_what_is_gone_can_be_given_again(db: Database) -> None:
+    session, _ = await told(db, "red", "one", "blue", "two")
+    await indexed(db, session.id, [(1, 1, 4)])
+    rows = await db.all("SELECT id FROM passages")
+    await db.transaction(lambda tx: tx.all("DELETE FROM passages WHERE last > 2"))
+    assert await spans(db, session.id, [(1, 1, 4)], "blue") == []
+    await indexed(db, session.id, [(1, 1, 4)])
+    assert await db.all("SELECT id FROM passages") == rows
+    assert await spans(db, session.id, [(1, 1, 4)], "blue") == [(1, 3, 4)]
+    assert await spans(db, session.id, [(1, 1, 4)], "red") == [(1, 1, 2)]
 
 
 async def test_nothing_is_written_for_a_session_that_is_gone(db: Database) -> None:

@@ -11,6 +11,7 @@ import pytest
 from proxy.recall import exchange
 from proxy.resources import Owner, Page
 from proxy.store import (
+    blobs,
     branches,
     docs,
     entries,
@@ -104,7 +105,9 @@ async def every_statement(folder: Path) -> dict[str, Sequence[Value]]:
         await branches_of(db, session)
         line = [(2, 2, 7), (1, 1, 1)]
         for some in (line, line[:1], [(3, 9, 40), (2, 8, 8), (1, 1, 7)]):
-            await entries.window(db, ME, session.id, some, None)
+            read = await entries.window(db, ME, session.id, some, None)
+            await blobs.sizes(db, ME, [entry.raw for entry in read])
+            await entries.whole(db, ME, read)
             await entries.newest_user(db, ME, session.id, some)
             await entries.last_calls(db, ME, session.id, some)
             await entries.digests(db, ME, session.id, some)
@@ -135,9 +138,9 @@ async def passages_of(db: Database, session: Session) -> None:
     reach = await passages.reach(db, ME, session.id, line)
     for stretch in reach.missing:
         await passages.extend(db, ME, session.id, stretch, exchange.cut)
-    places, _ = await passages.holding(db, ME, session.id, line, "q3")
-    assert places
-    await passages.beside(db, ME, session.id, places)
+    ((ids, _),) = await passages.holding(db, ME, session.id, ["q3"])
+    assert await passages.around(db, ME, session.id, ids, 0)
+    assert await passages.around(db, ME, session.id, ids, 1)
     assert await passages.told(db, ME, session.id, line)
 
 
@@ -154,6 +157,7 @@ async def branches_of(db: Database, session: Session) -> None:
     assert current is not None
     await branches.reaching(db, ME, session.id, current, mark("a3", "assistant"))
     await branches.page(db, ME, session.id, 9, 1)
+    await branches.living(db, ME, session.id)
     await branches.delete(db, ME, session.id, made.number - 1, 5)
     await ledgers.newest(db, ME, session.id, 2, 1)
     await ledgers.oldest(db, ME, session.id, 2, 1)

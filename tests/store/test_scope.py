@@ -30,7 +30,7 @@ from proxy.store import (
 from proxy.store.database import Database
 from proxy.store.history import Told
 from proxy.store.settings import Joining
-from proxy.types import Branch, Instructions, Scope, Session
+from proxy.types import Branch, Entry, Instructions, Scope, Session
 from tests.store import making
 from tests.store.saying import mark, message, record, say, tenant
 
@@ -40,6 +40,8 @@ LINE = [(1, 1, 3)]
 NOWHERE = 999
 PAGE = Page()
 LOOK = message(f"look {'iVBO' * 2_000}", "assistant", calls=1)
+BARE, RUNS = blobs.taken_out(LOOK.raw)
+KEPT = Entry(1, "assistant", BARE, 3, 3, 1, 1)
 FORKED = Branch(2, 1, 0, 0, 0, b"", "complete", 0, 0, "", None)
 MODULES = (
     archive,
@@ -98,11 +100,13 @@ READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "branches.lineage": lambda db, scope, _, id: branches.lineage(db, scope, id, 1),
     "branches.chain": lambda db, scope, _, id: branches.chain(db, scope, id, FORKED),
     "branches.reaching": lambda db, scope, _, id: branches.reaching(db, scope, id, FORKED, mark("a", "assistant")),
+    "branches.living": lambda db, scope, _, id: branches.living(db, scope, id),
     "branches.page": lambda db, scope, _, id: branches.page(db, scope, id, 9, 0),
     "ledgers.newest": lambda db, scope, _, id: ledgers.newest(db, scope, id, 9, 0),
     "ledgers.oldest": lambda db, scope, _, id: ledgers.oldest(db, scope, id, 9, 0),
     "ledgers.of_turn": lambda db, scope, _, id: told(ledgers.of_turn(db, scope, id, 1)),
     "entries.window": lambda db, scope, _, id: entries.window(db, scope, id, LINE, None),
+    "entries.whole": lambda db, scope, *_: told(entries.whole(db, scope, [KEPT])),
     "entries.newest_user": lambda db, scope, _, id: entries.newest_user(db, scope, id, LINE),
     "entries.last_calls": lambda db, scope, _, id: entries.last_calls(db, scope, id, LINE),
     "entries.digests": lambda db, scope, _, id: entries.digests(db, scope, id, LINE),
@@ -118,8 +122,8 @@ READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "history.models_of": lambda db, scope, _, id: history.models_of(db, scope, id, [1]),
     "history.read": lambda db, scope, _, id: history.read(db, scope, id, LINE, 9),
     "passages.reach": lambda db, scope, _, id: passages.reach(db, scope, id, LINE),
-    "passages.holding": lambda db, scope, _, id: passages.holding(db, scope, id, LINE, "spoken"),
-    "passages.beside": lambda db, scope, _, id: passages.beside(db, scope, id, [passages.Place(1, 1, 1, 1, 1)]),
+    "passages.holding": lambda db, scope, _, id: told(passages.holding(db, scope, id, ["spoken"])),
+    "passages.around": lambda db, scope, _, id: passages.around(db, scope, id, [id << 31 | 1 << 7], 1),
     "passages.told": lambda db, scope, _, id: passages.told(db, scope, id, LINE),
     "members.find": lambda db, scope, _, id: told(members.find(db, scope, "agent", known(id, "a"))),
     "members.page": lambda db, scope, *_: members.page(db, scope, "agent", [], PAGE),
@@ -175,7 +179,8 @@ CHANGES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "facets.touch": lambda db, scope, id: db.transaction(lambda tx: facets.touch(tx, scope, "session", id, 9)),
 }
 MAKES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
-    "blobs.put": lambda db, scope, id: db.transaction(lambda tx: blobs.put(tx, scope, id, LOOK.raw)),
+    "blobs.keep": lambda db, scope, id: db.transaction(lambda tx: blobs.keep(tx, scope, id, 1, RUNS)),
+    "blobs.put": lambda db, scope, id: db.transaction(lambda tx: blobs.put(tx, scope, id, 1, LOOK.raw)),
     "facets.write": lambda db, scope, id: db.transaction(
         lambda tx: facets.write(tx, scope, "session", id, [facets.EVERY, ("m:v", "1")], (9, 9))
     ),

@@ -151,7 +151,7 @@ DIALECTS = [
     ({"error": {"message": 7}}, "7", True),
     ({"error": "b"}, "b", False),
     ({"message": "c", "object": "error"}, "c", False),
-    ({"detail": "d"}, "the upstream answered 400", False),
+    ({"detail": "d"}, "d", False),
     ([], "the upstream answered 400", False),
     (None, "the upstream answered 400", False),
 ]

@@ -14,9 +14,9 @@ from proxy.edge.julep.asking import in_openai_words, in_parts
 from proxy.edge.julep.shapes import Deleted
 from proxy.edge.julep.times import derived, read, shown, taken
 from proxy.edge.operation import Ask, Lines
-from proxy.recollect import line_of
 from proxy.services import Services, epoch_ms
 from proxy.store import history, sessions, summaries
+from proxy.store.branches import chain, line_of
 from proxy.store.entries import PAGE, Segment
 from proxy.store.history import Told
 from proxy.store.settings import missing
@@ -94,8 +94,7 @@ async def _line(svc: Services, who: Scope, name: str) -> tuple[sessions.Session,
     if found is None:
         raise missing()
     session, current = found
-    every = await sessions.branches(svc.db, who, session.id) if session.branches > 1 else {current.number: current}
-    return session, line_of(every, current)
+    return session, line_of(await chain(svc.db, who, session.id, current), current)
 
 
 async def _told(

@@ -66,9 +66,9 @@ def _is_preview(request: Request) -> bool:
     given = urllib.parse.parse_qs(request.query.decode("latin-1"), keep_blank_values=True).get("preview")
     if given is None:
         return False
-    if given[-1] not in ("true", "false"):
+    if given not in (["true"], ["false"]):
         raise BadRequest("preview must be true or false", param="preview")
-    return given[-1] == "true"
+    return given == ["true"]
 
 
 async def _show(

@@ -33,24 +33,27 @@ CREATE TABLE summary_calls (
 ) STRICT;
 
 -- Exchanges that left the window of a long session: what is searched for old turns. Entries `first` to `last` of a
--- branch's own rows; `words` counts those that are indexed, -1 stands for a stretch that is still to be.
+-- branch's own rows, `turn` that of the first; `words` counts those that are indexed, -1 stands for a stretch that is
+-- still to be. The numbers of a session's passages are a range of their own (store.passages says how).
 CREATE TABLE passages (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     tenant INTEGER NOT NULL,
     session INTEGER NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
     branch INTEGER NOT NULL,
     first INTEGER NOT NULL,
     last INTEGER NOT NULL,
-    words INTEGER NOT NULL
+    words INTEGER NOT NULL,
+    turn INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- Counted for each search: the tenant stands in it, so that no row is read.
+-- The tenant stands in it, so that a search reads no row for what is another's.
 CREATE UNIQUE INDEX passages_place ON passages (session, branch, tenant, last, first);
 CREATE INDEX passages_waiting ON passages (session, branch, last) WHERE words < 0;
 
--- Which words stand in which passage, by the passage's number. `owner` is one word for each session.
+-- Which words stand in which passage, by the passage's number: a search asks for one session's range of numbers, so
+-- that it costs the same however many sessions use a word.
 CREATE VIRTUAL TABLE spoken USING fts5 (
-    owner, text, content = '', contentless_delete = 1, detail = 'column',
+    text, content = '', contentless_delete = 1, detail = 'none',
     tokenize = 'porter unicode61 remove_diacritics 2'
 );
 
@@ -58,8 +61,8 @@ CREATE TRIGGER passages_gone AFTER DELETE ON passages BEGIN
     DELETE FROM spoken WHERE rowid = old.id;
 END;
 
--- Large base64 of messages, once for each tenant; an entry holds the hash in its place. `blob_uses` says which sessions
--- need one: it goes with the last of them.
+-- Large base64 of messages, once for each tenant; an entry holds the hash in its place. `blob_uses` says which branches of
+-- which sessions have entries that need one: it goes with the last of them.
 CREATE TABLE blobs (
     tenant INTEGER NOT NULL REFERENCES tenants (id),
     hash BLOB NOT NULL,
@@ -71,10 +74,11 @@ CREATE TABLE blob_uses (
     tenant INTEGER NOT NULL,
     hash BLOB NOT NULL,
     session INTEGER NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
-    PRIMARY KEY (tenant, hash, session)
+    branch INTEGER NOT NULL,
+    PRIMARY KEY (tenant, hash, session, branch)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX blob_uses_session ON blob_uses (session);
+CREATE INDEX blob_uses_session ON blob_uses (session, branch);
 
 CREATE TRIGGER blob_uses_gone AFTER DELETE ON blob_uses BEGIN
     DELETE FROM blobs WHERE tenant = old.tenant AND hash = old.hash AND NOT EXISTS (

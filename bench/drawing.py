@@ -14,6 +14,8 @@ COLOURS = {
     "recall": "#e09b1a",
     "new": "#2f9e63",
 }
+CALLED = {"recall": "recalled text"}
+"""What the legend says, where that is not the name."""
 RECALLS = ("recall_history", "recall_doc")
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#1f2328}.back{fill:#fff}.mark{fill:#1f2328}.grid{stroke:#d0d7de}"
@@ -86,6 +88,7 @@ def _axes(ledgers: Sequence[Ledger], budget: int, x: Place, y: Place) -> list[st
         out.append(f'<text x="{LEFT - 8}" y="{y(tokens) + 4:.1f}" text-anchor="end">{tokens:,}</text>')
     for turn in (1, *range(20, len(ledgers) + 1, 20)):
         out.append(f'<text x="{x(turn - 0.5):.1f}" y="{HEIGHT - BOTTOM + 42}" text-anchor="middle">{turn}</text>')
+    out.append(f'<text x="{LEFT - 8}" y="{TOP - 8}" text-anchor="end">tokens</text>')
     out.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 18}" text-anchor="middle">turn</text>')
     return out
 
@@ -136,8 +139,9 @@ def _legend() -> list[str]:
     at = LEFT
     for source, colour in COLOURS.items():
         out.append(f'<rect x="{at}" y="20" width="14" height="14" rx="3" fill="{colour}"/>')
-        out.append(f'<text x="{at + 20}" y="32">{source}</text>')
-        at += 44 + 8 * len(source)
+        name = CALLED.get(source, source)
+        out.append(f'<text x="{at + 20}" y="32">{name}</text>')
+        at += 40 + 7 * len(name)
     out.append(f'<path class="mark" d="M{at + 6} 22l5 9h-10z"/><text x="{at + 18}" y="32">old turns leave</text>')
     at += 130
     out.append(f'<path fill="{COLOURS["tools"]}" d="M{at + 6} 22l4.5 4.5-4.5 4.5-4.5-4.5z"/>')

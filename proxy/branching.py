@@ -10,16 +10,20 @@ from proxy.errors import BadRequest, Conflict
 from proxy.services import Services, epoch_ms
 from proxy.settled import settled
 from proxy.store import branches, sessions
-from proxy.store.branches import Listed, Point, line_of, until
+from proxy.store.branches import Listed, Once, Point, Why, line_of, until
 from proxy.store.entries import Segment
 from proxy.store.settings import missing
 from proxy.types import Scope, Session
 
 
-async def fork(svc: Services, scope: Scope, name: str, after: int) -> Listed:
-    """Makes a branch after a turn, 0 for the beginning, and the current one. Raises NotFound for an unknown session,
-    BadRequest for a turn that it does not have, Conflict where there are too many branches."""
+async def fork(svc: Services, scope: Scope, name: str, after: int, once: Once | None = None) -> Listed:
+    """Makes a branch after a turn, 0 for the beginning, and the current one; with a key that was used, gives the one
+    that was made. Raises NotFound for an unknown session, BadRequest for a turn that it does not have, Conflict where
+    there are too many branches, Unprocessable for a key of something else."""
     async with _alone(svc, scope, name) as (session, _):
+        made = await _made(svc, scope, session, once)
+        if made is not None:
+            return made
         point = await branches.after(svc.db, scope, session.id, after) if 0 <= after <= session.turns else None
         if point is None:
             raise BadRequest(
@@ -27,13 +31,20 @@ async def fork(svc: Services, scope: Scope, name: str, after: int) -> Listed:
                 param="at",
                 code="turn_not_found",
             )
-        return await settled(branches.begin(svc.db, scope, session.id, point, epoch_ms()))
+        return await settled(branches.begin(svc.db, scope, session.id, point, epoch_ms(), Why(0, once)))
 
 
-async def undo(svc: Services, scope: Scope, name: str) -> Listed:
-    """The current branch's last turn no longer stands: a branch before it becomes the current one. Raises NotFound, and
-    Conflict when there is no turn, or too many branches."""
+async def _made(svc: Services, scope: Scope, session: Session, once: Once | None) -> Listed | None:
+    return None if once is None else await branches.made(svc.db, scope, session.id, once, epoch_ms())
+
+
+async def undo(svc: Services, scope: Scope, name: str, once: Once | None = None) -> Listed:
+    """The current branch's last turn no longer stands: a branch before it becomes the current one; with a key as
+    `fork`. Raises NotFound, and Conflict when there is no turn, or too many branches."""
     async with _alone(svc, scope, name) as (session, current):
+        made = await _made(svc, scope, session, once)
+        if made is not None:
+            return made
         every = await branches.chain(svc.db, scope, session.id, current)
         last = await _end(svc, scope, session, line_of(every, current))
         start = await branches.start_of(svc.db, scope, session.id, last.turn)
@@ -45,7 +56,7 @@ async def undo(svc: Services, scope: Scope, name: str) -> Listed:
             )
         before = until(line_of(every, current), start - 1)
         point = await _end(svc, scope, session, before)
-        return await settled(branches.begin(svc.db, scope, session.id, point, epoch_ms(), undo=True))
+        return await settled(branches.begin(svc.db, scope, session.id, point, epoch_ms(), Why(last.turn, once)))
 
 
 async def _end(svc: Services, scope: Scope, session: Session, line: Sequence[Segment]) -> Point:

@@ -11,7 +11,7 @@ import msgspec
 
 from proxy import forking, messages, paths
 from proxy.context.transcript import call_ids
-from proxy.errors import NotFound, Unprocessable
+from proxy.errors import NotFound
 from proxy.paths import Lines
 from proxy.reconcile import EVIDENCE, Said, decide, reconcile
 from proxy.services import Services, Turn
@@ -80,12 +80,7 @@ async def answered(svc: Services, turn: Turn, session: Session, key: Line) -> tu
     if turn.key:
         earlier = await turns.answered(svc.db, turn.scope, session.id, turn.key, turn.now)
         if earlier is not None and earlier.request != turn.request:
-            raise Unprocessable(
-                "this Idempotency-Key was used for another request of this session; use a new key",
-                param="Idempotency-Key",
-                code="idempotency_key_reused",
-                headers={"x-should-retry": "false"},
-            )
+            raise turns.key_reused()
         return earlier
     if not turn.retried or svc.failed.has(key, turn.request):
         return None

@@ -56,7 +56,7 @@ class Options(msgspec.Struct, frozen=True, gc=False):
     agent: str | None = None
     """The UUID of the agent that answers; None: the first one of the session."""
     recall: bool | None = None
-    """Whether documents are searched; None: as the session says."""
+    """Whether documents and old turns are searched; None: as the session says."""
     recall_tools: bool = True
     """Whether tool calls and their results are sent along with the history."""
     fork: int | None = None

@@ -38,6 +38,7 @@ def test_a_limit_is_kept_beside_what_was_learnt() -> None:
     calibration = Calibration()
     calibration.learn("a", "m", PROMPT, 1300)
     state = calibration.limited("a", "m", 8192)
+    assert state is not None
     assert calibrate.decoded(state) == calibration.of("a", "m")
     calibration.learn("a", "m", PROMPT, 1300)
     assert calibration.of("a", "m").limit == 8192

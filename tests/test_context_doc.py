@@ -10,6 +10,7 @@ import pytest
 
 from proxy.config import Config
 from proxy.context.overflow import STRATEGIES
+from proxy.telemetry.metrics import PREFIX, Metrics
 from tests.scripted import echoes, scripted_upstream
 from tests.serving import proxy
 
@@ -41,11 +42,11 @@ async def test_every_call_works(tmp_path: Path) -> None:
     async with scripted_upstream(echoes()) as up, proxy(up.url, tmp_path) as running:
         url = running.url.removesuffix("/v1")
         asking, *others = [block.replace(DEFAULT_URL, url) for block in blocks("bash")]
-        for _ in range(12):
+        for _ in range(3):  # the README's turns
             await shell(asking)
         printed = "\n".join([await shell(block) for block in others])
         asked = [request for request in up.requests if request.path == "/v1/chat/completions"]
-        assert len(asked) == 12, "what looks at a session asks no model"
+        assert len(asked) == 3, "what looks at a session asks no model"
         for name in ("segments", "body", "ledger", "estimate", "forked_at", "items"):
             assert f'"{name}"' in printed, name
 
@@ -61,21 +62,32 @@ def test_the_ledger_adds_up() -> None:
 
 
 def test_the_table_of_settings_shows_the_defaults() -> None:
-    context = dataclasses.asdict(Config().context)
-    rows = re.findall(r"^\| (`context\.\S.*?) \| (.*?) \|", TEXT, re.MULTILINE)
-    shown: dict[str, str] = {}
+    config = dataclasses.asdict(Config())
+    rows = re.findall(r"^\| (`\w+\.\w+`.*?) \| (.*?) \|", TEXT, re.MULTILINE)
+    shown: dict[tuple[str, str], str] = {}
     for names, values in rows:
-        keys = re.findall(r"`context\.(\w+)`", names)
-        shown |= dict(zip(keys, re.split(r", (?=[\w])", values), strict=True))
+        keys = re.findall(r"`(\w+)\.(\w+)`", names)
+        shown |= dict(zip(keys, values.split(", "), strict=True))
     told = {"None": "null", "True": "true", "False": "false"}
-    for key, value in shown.items():
-        default = str(context[key])
+    for (section, key), value in shown.items():
+        default = str(config[section][key])
         assert value == told.get(default, default) or value == "the session's", key
-    assert set(context) - set(shown) <= {"summary_max_calls"}
+    for section in ("context", "recall"):
+        assert {(section, key) for key in config[section]} <= set(shown)
+
+
+def test_its_metrics_are_there() -> None:
+    series = Metrics().render().decode()
+    names = re.findall(r"`(\w+)(?:\{(\w+)\})?`", TEXT.partition("| metric |")[2].partition("\n\n")[0])
+    assert len(names) > 8
+    for name, label in names:
+        assert f"\n# TYPE {PREFIX}{name} " in series, name
+        assert not label or f"\n{PREFIX}{name}{{{label}=" in series, name
 
 
 def test_every_strategy_has_its_row() -> None:
-    rows = set(re.findall(r"^\| `(\w+)`", TEXT, re.MULTILINE))
+    table = TEXT.partition("\n| strategy |")[2].partition("\n\n")[0]
+    rows = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
     assert rows == set(STRATEGIES) - {"observe"}
 
 

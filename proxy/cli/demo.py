@@ -264,6 +264,7 @@ def stateless(talk: Talk) -> list[Check]:
 def remembers(talk: Talk) -> list[Check]:
     """With a session: say who you are, then send the question ALONE"""
     first = ask(talk, INTRODUCTION, system=INSTRUCTIONS)
+    say(line("note", "the overhead of a proxy's first turn includes loading the tokenizer"))
     say("")
     second, bare = ask(talk, QUESTION), talk.replies[0]
     read = f"{second.prompt_tokens} against {bare.prompt_tokens} prompt tokens"
@@ -371,9 +372,9 @@ def _ledger_lines(reply: Reply) -> str:
     budget = reply.ledger.get("budget")
     facts = [
         f"turn {reply.turn}",
-        f"sent {reply.ledger.get('total', 0)} tokens, about {reply.ledger.get('estimate', 0)} for the model"
-        + (f" of {budget}" if budget else "")
-        + f" ({parts})",
+        f"sent {reply.ledger.get('total', 0)} tokens (about {reply.ledger.get('estimate', 0)} for the model"
+        + (f", budget {budget})" if budget else ")")
+        + f": {parts}",
         f"dropped {reply.dropped}",
         reply.headers.get("x-context-strategy", "-"),
         f"overhead {reply.headers.get('x-proxy-overhead-ms', '?')} ms",

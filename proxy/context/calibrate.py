@@ -60,7 +60,7 @@ LARGEST = 1_000_000_000
 SIZE = len(PRIOR)
 PAIRS = tuple((i, j) for i in range(SIZE) for j in range(i, SIZE))
 """The places of the sums of products: they are symmetric, and half of them are kept."""
-LOOKED_AT = 1 << 13
+LOOKED_AT = 1 << 12
 """Bytes of a prompt whose marks are counted; those before are taken to be like them."""
 DIGITS = b"0123456789"
 WIDE = bytes(range(128, 256))

@@ -29,7 +29,8 @@ FAILURES: Mapping[Handler, tuple[int, ...]] = {
     docs.create: (409,),
     **dict.fromkeys((agents.create, agents.put, users.create, users.put), ADMITTING),
     **dict.fromkeys((sessions.create, sessions.put), (409, *ADMITTING)),
-    **dict.fromkeys((branches.fork, branches.undo, branches.delete), (409,)),
+    branches.undo: (409, 422),
+    **dict.fromkeys((branches.fork, branches.delete), (409,)),
     **dict.fromkeys((tools.create, tools.patch, tools.replace, history.say, history.clear), (409,)),
 }
 """How an operation can fail beside what follows from what it takes."""

@@ -24,7 +24,7 @@ HEADERS: Json = {
     },
     "X-Context-Strategy": {"description": "How they were chosen.", "schema": {"type": "string"}},
     "X-Context-Recalled": {
-        "description": "How many documents were found.",
+        "description": "How many documents and old turns were put in.",
         "schema": {"type": "integer", "minimum": 0},
     },
 }
@@ -51,17 +51,21 @@ OPTIONS: Mapping[str, tuple[str, Json]] = {
     ),
     "X-Session-Save": ("`false`: answer with the history, store nothing.", {"type": "boolean", "default": True}),
     "X-Session-Agent": ("The id of the session's agent that answers.", {"type": "string", "format": "uuid"}),
-    "X-Session-Recall": ("Whether documents are searched; else as the session says.", {"type": "boolean"}),
+    "X-Session-Recall": (
+        "Whether documents and, under `adaptive`, old turns are searched; else as the session says.",
+        {"type": "boolean"},
+    ),
     "X-Session-Recall-Tools": (
         "Whether stored tool calls and results are sent along.",
         {"type": "boolean", "default": True},
     ),
     "X-Session-Fork": (
-        "The turn after which this one begins a branch; 0: at the beginning.",
+        "The turn, of whichever branch, after which this one begins a branch; 0: at the beginning. Not together with "
+        "`X-Session-Branch`.",
         {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}]},
     ),
     "X-Session-Branch": (
-        "The branch that this turn continues; else the current one.",
+        "The branch that this turn continues, and that is current from then on; else the current one.",
         {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]},
     ),
     "Idempotency-Key": ("A second request with the same key gets the first one's answer.", {"type": "string"}),
@@ -87,6 +91,18 @@ SCHEMAS: Json = {
             },
         },
         "required": ["messages"],
+    },
+    "Preview": {
+        "type": "object",
+        "description": "What a request would send, and why; nothing is sent, and nothing stored.",
+        "properties": {
+            "body": {"type": "object", "description": "What the model server would get, byte for byte."},
+            "ledger": {
+                "anyOf": [{"type": "object"}, {"type": "null"}],
+                "description": "What it is made of, in tokens; null without a session.",
+            },
+        },
+        "required": ["body", "ledger"],
     },
     "OpenAIError": {
         "type": "object",
@@ -133,13 +149,20 @@ def header(name: str) -> Json:
     return {"name": name, "in": "header", "required": False, "description": said, "schema": schema}
 
 
+PREVIEW: Json = {
+    "name": "preview",
+    "in": "query",
+    "required": False,
+    "description": "`true`: what the request would send comes back, with its ledger; no model is asked, nothing is stored.",
+    "schema": {"type": "boolean", "default": False},
+}
 COMPLETIONS: Json = {
     "operationId": "chat_completions",
     "tags": ["OpenAI"],
     "summary": "Ask a model",
     "description": "A turn of the session that `X-Session-Id` names: the stored history goes along under the token "
     "budget, and the exchange is stored. Without a session the request passes through.",
-    "parameters": [header(name) for name in OPTIONS if name != "X-Custom-Api-Key"],
+    "parameters": [PREVIEW, *[header(name) for name in OPTIONS if name != "X-Custom-Api-Key"]],
     "requestBody": {
         "required": True,
         "content": {
@@ -151,10 +174,11 @@ COMPLETIONS: Json = {
     },
     "responses": {
         "200": {
-            "description": "OpenAI's chat completion; with `stream: true` its chunks, then `[DONE]`.",
+            "description": "OpenAI's chat completion; with `stream: true` its chunks, then `[DONE]`; with `preview=true` "
+            "a Preview, whatever `stream` says.",
             "headers": TOLD,
             "content": {
-                "application/json": {"schema": {"type": "object"}},
+                "application/json": {"schema": {"anyOf": [{"type": "object"}, _named("Preview")]}},
                 "text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}},
             },
         },

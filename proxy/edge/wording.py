@@ -71,7 +71,7 @@ FIELDS = {
     "name": "What it is called.",
     "num_search_messages": "How many of the newest messages are searched for.",
     "project": IDLE,
-    "recall": "Whether documents are searched for the turn.",
+    "recall": "Whether documents and, under `adaptive`, old turns are searched for the turn.",
     "recall_options": "How documents are searched.",
     "recall_tools": "Whether stored tool calls and their results are sent along.",
     "remember": IDLE,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from proxy.errors import Conflict, NotFound
-from proxy.store import facets
+from proxy.store import facets, turns
 from proxy.store.database import Database, Row, Tx
 from proxy.store.entries import Segment
 from proxy.store.sessions import branches
@@ -219,9 +219,38 @@ def _end(line: Sequence[Segment]) -> tuple[int, int]:
     return (line[0][0], line[0][2]) if line else (0, 0)
 
 
-async def begin(db: Database, scope: Scope, session: int, point: Point, now: int, *, undo: bool = False) -> Listed:
-    """Makes a branch after the point, and the current one. `undo`: the latest turn's answer is given to no retry any
-    more. Raises NotFound when the session is gone, Conflict when it has `MOST` branches."""
+class Once(msgspec.Struct, frozen=True, gc=False):
+    """An Idempotency-Key, and the hash that a retry must share with the request it came with."""
+
+    key: str
+    request: bytes
+
+
+class Why(msgspec.Struct, frozen=True, gc=False):
+    """`undone`: the turn that a branch takes back, whose answer is given to no retry any more; 0 for a fork. `once`:
+    under which key it is made."""
+
+    undone: int = 0
+    once: Once | None = None
+
+
+FORKED = Why()
+
+
+async def made(db: Database, scope: Scope, session: int, once: Once, now: int) -> Listed | None:
+    """The branch that was made under a key in the last 24 hours. Raises Unprocessable for a key of something else."""
+    rows = await db.all(
+        "SELECT request, answer FROM replays WHERE tenant = ? AND session = ? AND key = ? AND created_at >= ?",
+        (scope.tenant, session, once.key, now - turns.KEY_HOURS * 3_600_000),
+    )
+    if rows and rows[0][0] != once.request:
+        raise turns.key_reused()
+    return msgspec.json.decode(rows[0][1], type=Listed) if rows else None
+
+
+async def begin(db: Database, scope: Scope, session: int, point: Point, now: int, why: Why = FORKED) -> Listed:
+    """Makes a branch after the point, and the current one. Raises NotFound when the session is gone, Conflict when it
+    has `MOST` branches."""
 
     def work(tx: Tx) -> Listed:
         rows = tx.all(
@@ -241,15 +270,27 @@ async def begin(db: Database, scope: Scope, session: int, point: Point, now: int
             (scope.tenant, session, number, point.branch, point.seq, point.seq, point.total, point.digest, point.status,
              point.turn, point.cut, point.cut_key, point.instructions, point.carried, now),
         )  # fmt: skip
-        if undo:
-            tx.all(
-                "UPDATE sessions SET answered = NULL, request = NULL, answer = NULL WHERE tenant = ? AND id = ?",
-                (scope.tenant, session),
-            )
+        if why.undone:
+            _forget_answer(tx, scope, session, why.undone)
         facets.touch(tx, scope, "session", session, now)
-        return Listed(number, point.branch, point.turn, 0, True, now)
+        listed = Listed(number, point.branch, point.turn, 0, True, now)
+        if why.once is not None:
+            tx.all(
+                """INSERT INTO replays (tenant, session, key, turn, request, answer, created_at)
+                   VALUES (?, ?, ?, ?, ?, ?, ?)
+                   ON CONFLICT (session, key) DO UPDATE SET turn = excluded.turn, request = excluded.request,
+                       answer = excluded.answer, created_at = excluded.created_at""",
+                (scope.tenant, session, why.once.key, 0, why.once.request, msgspec.json.encode(listed), now),
+            )
+        return listed
 
     return await db.transaction(work)
+
+
+def _forget_answer(tx: Tx, scope: Scope, session: int, turn: int) -> None:
+    where = (scope.tenant, session)
+    tx.all("UPDATE sessions SET answered = NULL, request = NULL, answer = NULL WHERE tenant = ? AND id = ?", where)
+    tx.all("DELETE FROM replays WHERE tenant = ? AND session = ? AND turn = ?", (*where, turn))
 
 
 async def living(db: Database, scope: Scope, session: int) -> int:
@@ -301,6 +342,13 @@ def _delete(tx: Tx, scope: Scope, session: int, branch: int, now: int) -> None:
             code="branch_has_children",
             headers=_FINAL,
         )
+    _remove(tx, scope, session, branch, now)
+    facets.touch(tx, scope, "session", session, now)
+
+
+def _remove(tx: Tx, scope: Scope, session: int, branch: int, now: int) -> None:
+    """The branch's rows, and what nothing else of the session needs any more."""
+    where = (scope.tenant, session, branch)
     tx.all(
         """UPDATE sessions SET updated_at = ?, answered = NULL, request = NULL, answer = NULL
            WHERE tenant = ? AND id = ? AND answered IN (
@@ -326,7 +374,6 @@ def _delete(tx: Tx, scope: Scope, session: int, branch: int, now: int) -> None:
                             WHERE tenant = ? AND session = ? AND instructions IS NOT NULL)""",
         (scope.tenant, session) * 3,
     )
-    facets.touch(tx, scope, "session", session, now)
 
 
 def unknown() -> NotFound:

@@ -70,8 +70,8 @@ async def models_of(db: Database, scope: Scope, session: int, turns: Collection[
 
 
 async def clear(db: Database, scope: Scope, session: int, now: int) -> bool:
-    """Removes all messages with their large base64, branches, instructions, ledgers, summaries and stored answers; the session and its settings stay, and
-    turn numbers go on. False when the tenant has no such session."""
+    """Removes all messages, branches, instructions, ledgers, summaries and stored answers; the session and its settings
+    stay, and turn numbers go on. False when the tenant has no such session."""
     return await db.apart(lambda tx: _clear(tx, scope, session, now))
 
 

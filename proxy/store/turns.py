@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from proxy.errors import Conflict, Unavailable
+from proxy.errors import Conflict, Unavailable, Unprocessable
 from proxy.store import blobs, calibrations, facets, keys, sessions
 from proxy.store.database import Database, Tx, Value
 from proxy.types import Branch, Instructions, Message, Scope, Session, Status
@@ -84,6 +84,16 @@ async def answered(db: Database, scope: Scope, session: int, key: str, now: int)
             (scope.tenant, session),
         )
     return Answered(*rows[0]) if rows else None
+
+
+def key_reused() -> Unprocessable:
+    """For an Idempotency-Key that was used for another request."""
+    return Unprocessable(
+        "this Idempotency-Key was used for another request of this session; use a new key",
+        param="Idempotency-Key",
+        code="idempotency_key_reused",
+        headers={"x-should-retry": "false"},
+    )
 
 
 async def recalled(db: Database, scope: Scope, session: int, turn: int) -> str:

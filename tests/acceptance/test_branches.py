@@ -257,3 +257,21 @@ async def test_old_ledgers_and_odd_usage_are_listed(stage: Stage) -> None:
     await proxied.ask("one", to="s")
     item = (await api(proxied, "GET", "./turns"))["items"][0]
     assert (item["tokens"]["prompt"], item["tokens"]["cached"]) == (None, None)
+
+
+async def test_a_key_makes_a_fork_and_an_undo_once(echo: Talk) -> None:
+    _, proxied = echo
+    async with sdk(proxied) as client:
+        await ask(client, "one")
+        await ask(client, "two")
+    for path, body in (("undo", None), ("fork", {"at": 1})):
+        url = f"{proxied.running.url.removesuffix('/v1')}/sessions/s/{path}"
+        seen = []
+        for _ in range(2):
+            headers = {"Authorization": f"Bearer {proxied.key}", "Idempotency-Key": path}
+            async with proxied.http.post(url, json=body, headers=headers) as reply:
+                seen.append((reply.status, (await reply.json())["id"]))
+        assert seen[0] == seen[1]
+        async with proxied.http.post(url, json={"at": 0}, headers=headers) as reply:
+            assert reply.status == 422
+    assert len(await listed(proxied)) == 3

@@ -210,7 +210,7 @@ def test_a_long_prompt_is_marked_by_its_end() -> None:
 
 
 def test_a_files_bytes_are_no_digits() -> None:
-    image = b'{"type":"image_url","image_url":{"url":"data:image/png;base64,' + b"iVBORw0KGgo123456789" * 300 + b'"}}'
+    image = b'{"type":"image_url","image_url":{"url":"data:image/png;base64,' + b"iVBORw0KGgo123456789" * 150 + b'"}}'
     assert calibrate.marks(image) == (0, 0)
 
 
@@ -239,3 +239,27 @@ def test_a_state_of_another_version_is_read_as_far_as_it_is_known() -> None:
 def test_damaged_sums_fall_back_to_the_prior() -> None:
     damaged = Learnt(count=5, squares=(-1.0,) * len(FRESH.squares))
     assert calibrate.predicted(calibrate.learn(damaged, Sample(100, 0, 3), 130), Sample(100, 0, 3)) == 100
+
+
+def test_what_is_lost_is_learnt_anew() -> None:
+    learnt = taught(other, 40)
+    for n in range(200):
+        learnt = calibrate.learn(learnt, Sample(100 + n % 7, 0, 4), 700 if n % 2 else 60)
+    for _ in range(60):
+        learnt = calibrate.learn(learnt, Sample(1000, 0, 8), 1010)
+    assert calibrate.expected(learnt, Sample(1000, 0, 8)) == pytest.approx(1010, rel=0.05)
+
+
+def test_a_number_that_no_prompt_has_teaches_nothing() -> None:
+    assert calibrate.learn(FRESH, Sample(10, 0, 1), 999_999_999) == FRESH
+    assert calibrate.drift(FRESH, Sample(10, 0, 1), 999_999_999) == 1.0
+
+
+def test_a_larger_prompt_that_is_answered_lifts_a_limit() -> None:
+    learnt = calibrate.with_limit(FRESH, 100)
+    assert calibrate.learn(learnt, Sample(90, 0, 1), 95).limit == 100
+    assert calibrate.learn(learnt, Sample(90, 0, 1), 101).limit is None
+
+
+def test_no_estimate_is_below_half_of_the_text() -> None:
+    assert calibrate.expected(FRESH, Sample(1000, 0, 8), 0.4) >= 500

@@ -4,13 +4,13 @@ import random
 
 import pytest
 
-from proxy.errors import Conflict, NotFound
+from proxy.errors import Conflict, NotFound, Unprocessable
 from proxy.store import branches, sessions, turns
 from proxy.store.branches import Point, line_of, since, until
 from proxy.store.database import Database
 from proxy.types import Branch, Instructions
 from tests.store.making import everything
-from tests.store.saying import ME, find, mark, message, record, say
+from tests.store.saying import ME, find, mark, message, record, say, tenant
 
 pytestmark = pytest.mark.anyio
 
@@ -236,7 +236,7 @@ async def test_an_answer_is_kept_for_its_retry_over_a_fork_but_not_over_an_undo(
     session, _ = await say(db, "s", "one", "two", request=b"r", answer=b"{}")
     await fork(db, "s", 0)
     assert await turns.answered(db, ME, session.id, "", 1_000) is not None
-    await branches.begin(db, ME, session.id, Point(), 5, undo=True)
+    await branches.begin(db, ME, session.id, Point(), 5, branches.Why(1))
     assert await turns.answered(db, ME, session.id, "", 1_000) is None
 
 
@@ -287,3 +287,16 @@ async def test_a_turn_goes_on_from_any_fork_with_the_right_totals(db: Database) 
                 total += tokens
                 assert running == total, seed
         assert branch.total == total, seed
+
+
+async def test_a_branch_is_made_once_under_a_key_and_nobody_elses(db: Database) -> None:
+    session, _ = await say(db, "s", "q", "a")
+    once = branches.Once("key", b"request")
+    made = await branches.begin(db, ME, session.id, Point(), 5, branches.Why(0, once))
+    assert await branches.made(db, ME, session.id, once, 6) == made
+    assert await branches.made(db, await tenant(db, "other"), session.id, once, 6) is None
+    assert await branches.made(db, ME, session.id, once, 5 + 25 * 3_600_000) is None
+    with pytest.raises(Unprocessable):
+        await branches.made(db, ME, session.id, branches.Once("key", b"another"), 6)
+    later = await branches.begin(db, ME, session.id, Point(), 9, branches.Why(0, once))
+    assert await branches.made(db, ME, session.id, once, 9) == later

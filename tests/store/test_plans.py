@@ -149,7 +149,7 @@ async def branches_of(db: Database, session: Session) -> None:
     for turn in (0, 1):
         point = await branches.after(db, ME, session.id, turn)
         assert point is not None
-        made = await branches.begin(db, ME, session.id, point, 5, undo=True)
+        made = await branches.begin(db, ME, session.id, point, 5, branches.Why(1, branches.Once("fork", b"r")))
     await branches.at(db, ME, session.id, 1, 1)
     await branches.start_of(db, ME, session.id, 1)
     await branches.lineage(db, ME, session.id, 2)

@@ -189,7 +189,7 @@ MAKES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "archive.store": lambda db, scope, _: archive.store(db, scope, lambda: PARTS, 9),
 }
 """What makes something of one's own, of the same name."""
-ELSEWHERE = {"sessions.delete", "turns.append", "sessions.begin"}
+ELSEWHERE = {"branches.made", "sessions.delete", "turns.append", "sessions.begin"}
 """Tried below; the last one within settings.create and history.clear, which look for the session first."""
 UUID = "12345678-1234-4234-8234-123456789012"
 PARTS = [

@@ -7,10 +7,11 @@ from proxy import branching
 from proxy.edge.julep import branch_shapes as shapes
 from proxy.edge.julep.times import shown
 from proxy.edge.operation import Ask
+from proxy.edge.retries import fingerprint, idempotency_key
 from proxy.errors import NotFound
 from proxy.services import epoch_ms
 from proxy.store import branches, sessions
-from proxy.store.branches import Listed
+from proxy.store.branches import Listed, Once
 from proxy.store.settings import missing
 
 NUMBER = re.compile("[1-9][0-9]{0,17}")
@@ -27,12 +28,18 @@ async def page(ask: Ask) -> shapes.Branches:
 
 async def fork(ask: Ask) -> shapes.Branch:
     """Begin a branch after a turn of any branch; it becomes the current one. Nothing is copied."""
-    return _shown(await branching.fork(ask.svc, ask.who, ask.path["id"], ask.given.at))
+    return _shown(await branching.fork(ask.svc, ask.who, ask.path["id"], ask.given.at, _once(ask)))
 
 
 async def undo(ask: Ask) -> shapes.Branch:
     """Take back the last turn: a branch before it becomes the current one, and the turn stays readable on its own."""
-    return _shown(await branching.undo(ask.svc, ask.who, ask.path["id"]))
+    return _shown(await branching.undo(ask.svc, ask.who, ask.path["id"], _once(ask)))
+
+
+def _once(ask: Ask) -> Once | None:
+    """The request's Idempotency-Key, with what its retry has to share: what is asked for, and with which body."""
+    key = idempotency_key(ask.frame.headers)
+    return Once(key, fingerprint(ask.frame.path.encode() + ask.raw, {})) if key else None
 
 
 async def delete(ask: Ask) -> shapes.DeletedBranch:

@@ -15,6 +15,7 @@ from proxy.edge.julep.shapes import Deleted
 from proxy.edge.julep.times import derived, read, shown, taken
 from proxy.edge.operation import Ask, Lines
 from proxy.services import Services, epoch_ms
+from proxy.settled import settled
 from proxy.store import history, sessions, summaries
 from proxy.store.branches import chain, line_of
 from proxy.store.entries import PAGE, Segment
@@ -188,7 +189,7 @@ async def clear(ask: Ask) -> Deleted:
     if named is None:
         raise missing()
     async with ask.svc.queue.turn(ask.who.line(named[0].name or named[0].uuid)):
-        if not await history.clear(ask.svc.db, ask.who, named[0].id, epoch_ms()):
+        if not await settled(history.clear(ask.svc.db, ask.who, named[0].id, epoch_ms())):
             raise missing()
     return Deleted(id=named[0].uuid, deleted_at=shown(epoch_ms()))
 

@@ -141,7 +141,7 @@ def _legend() -> list[str]:
         out.append(f'<rect x="{at}" y="20" width="14" height="14" rx="3" fill="{colour}"/>')
         name = CALLED.get(source, source)
         out.append(f'<text x="{at + 20}" y="32">{name}</text>')
-        at += 40 + 7 * len(name)
+        at += 46 + 7 * len(name)
     out.append(f'<path class="mark" d="M{at + 6} 22l5 9h-10z"/><text x="{at + 18}" y="32">old turns leave</text>')
     at += 130
     out.append(f'<path fill="{COLOURS["tools"]}" d="M{at + 6} 22l4.5 4.5-4.5 4.5-4.5-4.5z"/>')

@@ -153,8 +153,9 @@ PREVIEW: Json = {
     "name": "preview",
     "in": "query",
     "required": False,
-    "description": "`true`: what the request would send comes back, with its ledger; no model is asked, nothing is stored.",
-    "schema": {"type": "boolean", "default": False},
+    "description": "`true`: what the request would send comes back, with its ledger; no model is asked, and nothing is "
+    "stored.",
+    "schema": {"enum": ["false", "true"], "default": "false"},
 }
 COMPLETIONS: Json = {
     "operationId": "chat_completions",
@@ -162,7 +163,7 @@ COMPLETIONS: Json = {
     "summary": "Ask a model",
     "description": "A turn of the session that `X-Session-Id` names: the stored history goes along under the token "
     "budget, and the exchange is stored. Without a session the request passes through.",
-    "parameters": [PREVIEW, *[header(name) for name in OPTIONS if name != "X-Custom-Api-Key"]],
+    "parameters": [*[header(name) for name in OPTIONS if name != "X-Custom-Api-Key"], PREVIEW],
     "requestBody": {
         "required": True,
         "content": {
@@ -174,8 +175,8 @@ COMPLETIONS: Json = {
     },
     "responses": {
         "200": {
-            "description": "OpenAI's chat completion; with `stream: true` its chunks, then `[DONE]`; with `preview=true` "
-            "a Preview, whatever `stream` says.",
+            "description": "OpenAI's chat completion; with `stream: true` its chunks, then `[DONE]`; with "
+            "`preview=true` a Preview, whatever `stream` says.",
             "headers": TOLD,
             "content": {
                 "application/json": {"schema": {"anyOf": [{"type": "object"}, _named("Preview")]}},

@@ -75,7 +75,6 @@ REFUSED: list[tuple[str, str, Any, int, str]] = [
      400, "created_at"),
     ("POST", "/sessions/{session}/chat", {**CALL, "token_budget": 10**80}, 422, "token_budget"),
     ("POST", "/sessions/{session}/chat", {**CALL, "max_tokens": 1.5}, 422, "max_tokens"),
-    ("POST", "/sessions/{session}/chat", {**CALL, "max_tokens": 10**40}, 400, "token_budget"),
     ("POST", "/sessions/{session}/chat", {**CALL, "tools": [{}]}, 400, "tools[0]"),
     ("POST", "/sessions/{session}/chat", b'{"messages": [], "seed": 1e999}', 422, "messages"),
     ("PATCH", "/sessions/{session}", {"token_budget": 10**30}, 400, "token_budget"),

@@ -112,7 +112,7 @@ async def _append_observed(svc: Services, turn: Turn, kept: Kept, reply: Message
     """Observed turns run at once and reconcile here, in the queue. Their answer is delivered: they wait as long as any
     turn can run."""
     async with svc.queue.turn(kept.key(turn), turn.target.upstream.total_timeout_s):
-        turn = await recollect.settled(svc, turn)
+        turn = await recollect.with_tenant(svc, turn)
         found = await sessions.find(svc.db, turn.scope, turn.name)
         earlier = None if found is None else await recollect.answered(svc, turn, found[0], kept.key(turn))
         if earlier is not None:

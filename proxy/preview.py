@@ -11,7 +11,7 @@ from proxy.store import sessions
 
 async def preview(svc: Services, turn: Turn) -> tuple[Composed, dict[str, object]]:
     """What would go upstream, and the ledger that says why; its turn has no number."""
-    turn = await recollect.settled(svc, turn)
+    turn = await recollect.with_tenant(svc, turn)
     found = await sessions.find(svc.db, turn.scope, turn.name)
     turn = await rendered(svc, await dress(svc, turn, found))
     at = await recollect.find(svc, turn, found)

@@ -68,7 +68,7 @@ class History(msgspec.Struct, frozen=True, gc=False):
     detached: bool
 
 
-async def settled(svc: Services, turn: Turn) -> Turn:
+async def with_tenant(svc: Services, turn: Turn) -> Turn:
     """The turn under its tenant's number, which the turn before it may have made."""
     if turn.scope.tenant > 0 or turn.scope.credential is None:
         return turn

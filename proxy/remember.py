@@ -1,7 +1,6 @@
 """What a turn's question needs beside the history: documents, and old exchanges that left the window; as many of them
 as their share of the budget holds."""
 
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from proxy.recollect import Found
 from proxy.resources import Hit, Profile
 from proxy.services import Services, Turn
 from proxy.store import docs, entries, facets
+from proxy.telemetry.log import defect
 
 SPEAKERS = ("user", "assistant")
 MOST = 40
@@ -108,8 +108,7 @@ def _without(svc: Services, exc: Exception) -> Sought:
         raise exc
     if isinstance(exc, ProxyError):
         return Sought(error=f"recall: {exc.code or exc.type}")
-    frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(exc.__traceback__)]
-    svc.log("error", "defect", type=type(exc).__name__, frames=frames)
+    defect(svc.log, exc)
     return Sought(error="recall: internal")
 
 

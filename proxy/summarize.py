@@ -6,7 +6,6 @@ and the next turn of the session goes on from what is stored. No turn waits for 
 
 import asyncio
 import time
-import traceback
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -23,7 +22,7 @@ from proxy.store import summaries
 from proxy.store.database import Database
 from proxy.store.entries import Segment
 from proxy.store.summaries import Summary
-from proxy.telemetry.log import Log
+from proxy.telemetry.log import Log, defect
 from proxy.telemetry.metrics import Metrics
 from proxy.types import Entry, Scope
 from proxy.upstream.exchange import exchange, read
@@ -173,8 +172,7 @@ class Summaries:
         except ProxyError as failure:
             self._failed(self._wanted[key], failure.code or _code(failure))
         except Exception as exc:  # noqa: BLE001 - a worker's loop: a defect of ours, told without its texts
-            frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(exc.__traceback__)]
-            self.log("error", "defect", type=type(exc).__name__, frames=frames)
+            defect(self.log, exc)
             self._failed(self._wanted[key], "internal")
 
     def _failed(self, wanted: Wanted, code: str) -> None:

@@ -31,7 +31,7 @@ async def run(svc: Services, turn: Turn, client: Client) -> AsyncGenerator[Event
     key = turn.scope.line(name)
     async with _own_turn(svc, turn, key):
         clock.go_on()
-        turn = await recollect.settled(svc, turn)
+        turn = await recollect.with_tenant(svc, turn)
         found = await sessions.find(svc.db, turn.scope, turn.name)
         earlier = None if found is None else await recollect.answered(svc, turn, found[0], key)
         if found is not None and earlier is not None:

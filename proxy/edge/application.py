@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import re
 import time
-import traceback
 import urllib.parse
 
 from starlette.applications import Starlette
@@ -20,6 +19,7 @@ from proxy.edge.request import request_id
 from proxy.edge.routes import ALWAYS, HOT, Endpoint, routed
 from proxy.errors import MethodNotAllowed, ProxyError, TooManyRequests
 from proxy.services import Services
+from proxy.telemetry.log import defect
 
 SETTLE_S = 5.0
 """How long a cancelled turn may take to close its upstream and tell its client."""
@@ -82,7 +82,7 @@ class Edge:
             task.uncancel()
             await failures.respond(send, stopping(), {"x-request-id": request_id(dict(scope["headers"]))}, style)
         except Exception as exc:  # noqa: BLE001 - the last handler: a defect of ours, told without its texts
-            self._defect(exc)
+            defect(self.svc.log, exc)
             if connection.begun:
                 connection.cut()
             else:
@@ -105,11 +105,6 @@ class Edge:
         path = path.removeprefix("/api") if path.startswith("/api/") else path
         inner = {**scope, "path": path, "root_path": "", CONNECTION: connection}
         await self.sessions_api(inner, connection.receive, connection.send)
-
-    def _defect(self, exc: Exception) -> None:
-        """One line for an exception that nobody expected: its type and where it came from, not what it says."""
-        frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(exc.__traceback__)]
-        self.svc.log("error", "defect", type=type(exc).__name__, frames=frames)
 
     def _sweep(self) -> None:
         now = time.monotonic()

@@ -121,9 +121,9 @@ def keep(tx: Tx, scope: Scope, session: int, branch: int, runs: Sequence[Run]) -
             )
 
 
-def bare(kept: bytes) -> bytes:
-    """The message without what was taken out of it, for who reads its text alone."""
-    return b"".join(kept[1:].split(b"\x00")[::2]) if kept[0] == TAKEN else kept
+def bare(kept: bytes, gap: bytes = b"") -> bytes:
+    """The message without what was taken out of it, for who reads its text alone; `gap` stands in each place."""
+    return gap.join(kept[1:].split(b"\x00")[::2]) if kept[0] == TAKEN else kept
 
 
 async def restored(db: Database, scope: Scope, kept: Sequence[bytes]) -> list[bytes]:

@@ -13,7 +13,6 @@ from proxy.store.database import Database, Tx
 from proxy.store.entries import PAGE, Segment
 from proxy.types import Entry, Scope
 
-TAKEN = bytes((blobs.TAKEN,))
 GAP = b"[...]"
 
 
@@ -80,13 +79,8 @@ async def uncovered(db: Database, scope: Scope, session: int, line: Sequence[Seg
                WHERE tenant = ? AND session = ? AND branch = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?""",
             (scope.tenant, session, branch, max(low, first), high, PAGE),
         )
-        return [Entry(seq, role, _bare(raw), *rest) for seq, role, raw, *rest in rows]
+        return [Entry(seq, role, blobs.bare(raw, GAP), *rest) for seq, role, raw, *rest in rows]
     return []
-
-
-def _bare(kept: bytes) -> bytes:
-    """A message without its large base64, which no summary is made of."""
-    return GAP.join(kept[1:].split(b"\x00")[::2]) if kept[:1] == TAKEN else kept
 
 
 async def add(db: Database, scope: Scope, session: int, turn: int, made: Summary) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 import time
+import traceback
 from typing import Protocol
 
 import msgspec
@@ -19,6 +20,12 @@ class Log(Protocol):
     """log(level, event, **facts)"""
 
     def __call__(self, level: str, event: str, **facts: object) -> None: ...
+
+
+def defect(log: Log, exc: Exception) -> None:
+    """One line for an exception that nobody expected: its type and where it came from, not what it says."""
+    frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(exc.__traceback__)]
+    log("error", "defect", type=type(exc).__name__, frames=frames)
 
 
 class Logger:

@@ -165,7 +165,8 @@ def test_numbers_that_are_no_context_are_left_out() -> None:
 
 @given(st.integers(0, 600), st.binary(max_size=200), st.text(max_size=200))
 def test_any_answer_can_be_looked_at(status: int, raw: bytes, message: str) -> None:
-    too_long(status, raw, message)
+    found = too_long(status, raw, message)
+    assert found is None or all(number is None or number > 0 for number in (found.limit, found.counted, found.output))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """A tenant sees its own: every function of the store, asked for what is another's, answers as if it were not there."""
 
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Awaitable, Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from proxy import store
 from proxy.errors import Conflict, NotFound, Unavailable
 from proxy.resources import Doc, Member, Owner, Page, Tool
 from proxy.store import (
@@ -43,23 +46,8 @@ LOOK = message(f"look {'iVBO' * 2_000}", "assistant", calls=1)
 BARE, RUNS = blobs.taken_out(LOOK.raw)
 KEPT = Entry(1, "assistant", BARE, 3, 3, 1, 1)
 FORKED = Branch(2, 1, 0, 0, 0, b"", "complete", 0, 0, "", None)
-MODULES = (
-    archive,
-    blobs,
-    branches,
-    docs,
-    entries,
-    facets,
-    history,
-    ledgers,
-    members,
-    owners,
-    passages,
-    sessions,
-    settings,
-    summaries,
-    tools,
-    turns,
+MODULES = tuple(
+    importlib.import_module(f"{store.__name__}.{found.name}") for found in pkgutil.iter_modules(store.__path__)
 )
 
 
@@ -189,8 +177,9 @@ MAKES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "archive.store": lambda db, scope, _: archive.store(db, scope, lambda: PARTS, 9),
 }
 """What makes something of one's own, of the same name."""
-ELSEWHERE = {"branches.made", "sessions.delete", "turns.append", "sessions.begin"}
-"""Tried below; the last one within settings.create and history.clear, which look for the session first."""
+ELSEWHERE = {"branches.made", "keys.owning", "sessions.delete", "turns.append", "sessions.begin"}
+"""Tried below, or within what calls them and in tests of their own: `branches.made` in test_branches, `keys.owning` by
+every write of a tenant, `sessions.begin` in settings.create and history.clear, which look for the session first."""
 UUID = "12345678-1234-4234-8234-123456789012"
 PARTS = [
     archive.SessionPart(UUID, "s", None, None, 1, 1, 0, 9, 9, b"{}", ("a",)),

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-NAMES = ("stateless", "turn", "history", "stream", "start", "api", "context", "prefix", "soak")
+NAMES = ("stateless", "turn", "history", "stream", "start", "api", "context", "prefix", "hangup", "soak")
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,10 @@
 """The composition root: Config -> Services -> ASGI application. Nothing else wires."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import dataclasses
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from weakref import WeakSet
 
 from starlette.applications import Starlette
 
@@ -11,12 +13,15 @@ from proxy.config import Config, UpstreamConfig
 from proxy.context.tokens import Count
 from proxy.edge.application import Edge
 from proxy.edge.routes import PLAIN
+from proxy.forwarded import Forwarded
+from proxy.recall.embed import Embedder, Local, Off, Remote, Table, not_installed
 from proxy.services import Services, TurnQueue, epoch_ms
 from proxy.store import sqlite
 from proxy.summarize import Summaries
 from proxy.telemetry.log import Logger
 from proxy.telemetry.metrics import Metrics
 from proxy.templates.renderer import Renderer
+from proxy.upstream.breaker import Breakers
 from proxy.upstream.catalog import Catalog
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.protocol import Timeouts, Upstream
@@ -43,7 +48,27 @@ def _load_counter() -> Count:
     return tokenizer.load()
 
 
-def client_of(upstream: UpstreamConfig) -> Upstream:
+def embedder_of(config: Config, upstreams: Mapping[str, Upstream]) -> Embedder:
+    """What makes vectors of texts, as `recall.embedder` says. Nothing is loaded before its first use."""
+    settings = config.recall.embedder
+    if settings.kind == "none":
+        return Off()
+    if settings.kind == "local":
+        return Local(_load_table)
+    upstream = next((one for one in config.upstreams if one.name == settings.upstream), config.upstreams[0])
+    return Remote(settings, upstream, upstreams[upstream.name], config.limits.answer_mb)
+
+
+def _load_table() -> Table:
+    try:
+        from proxy.recall import static
+    except ImportError as exc:
+        raise not_installed(f"the package {exc.name} is missing") from exc
+    return static.load()
+
+
+def client_of(upstream: UpstreamConfig) -> HttpUpstream:
+    """The HTTP client for an upstream. Raises BadConfig for a base URL that cannot be used."""
     timeouts = Timeouts(
         connect=upstream.connect_timeout_s,
         first_byte=upstream.first_byte_timeout_s,
@@ -53,6 +78,45 @@ def client_of(upstream: UpstreamConfig) -> Upstream:
     return HttpUpstream(upstream.base_url, timeouts=timeouts, max_connections=upstream.max_connections)
 
 
+class Clients:
+    """The clients of the configured upstreams, and those of earlier configurations while requests use them."""
+
+    def __init__(self, config: Config, log: Logger) -> None:
+        self._log = log
+        self.by_name = {upstream.name: client_of(upstream) for upstream in config.upstreams}
+        self.catalog = Catalog(self.by_name)
+        self._retired: WeakSet[HttpUpstream] = WeakSet()
+
+    def rewired(self, svc: Services, config: Config) -> Services:
+        """The services by another configuration, of which upstreams, models, limits and log level are used. Whatever
+        has not changed is kept: the connections, the sizes of models, what the breakers know. Raises BadConfig, and
+        then nothing has changed."""
+        same = [upstream.name for upstream in config.upstreams if upstream in svc.config.upstreams]
+        clients = {one.name: self.by_name[one.name] if one.name in same else client_of(one) for one in config.upstreams}
+        for name, client in self.by_name.items():
+            if name not in same:
+                client.retire()
+                self._retired.add(client)
+        self.by_name, self.catalog = clients, Catalog(clients, self.catalog, same)
+        self._log.least(config.telemetry.log_level)
+        svc.breakers.keep(config.upstreams)
+        svc.summaries.rewire(config, clients, self.catalog.context_of)
+        strip = any(upstream.strip_fields for upstream in (*svc.config.upstreams, *config.upstreams))
+        return dataclasses.replace(
+            svc,
+            config=config,
+            upstreams=clients,
+            context_of=self.catalog.context_of,
+            embedder=embedder_of(config, clients) if config.recall.embedder.kind == "upstream" else svc.embedder,
+            forwarded=Forwarded() if strip else svc.forwarded,  # what it holds was stripped for the upstreams before
+        )
+
+    async def aclose(self) -> None:
+        """Closes all of them."""
+        for client in (*self.by_name.values(), *self._retired):
+            await client.aclose()
+
+
 @asynccontextmanager
 async def opened(config: Config, counter: Callable[[], Awaitable[Count]] | None = None) -> AsyncGenerator[Edge]:
     """The application with everything it needs open, and closed again at the end. Raises BadConfig.
@@ -60,13 +124,14 @@ async def opened(config: Config, counter: Callable[[], Awaitable[Count]] | None 
     `counter`: one that is loaded already, for several applications in one process.
     """
     db = sqlite.opened(config.storage.url, synchronous=config.storage.synchronous)
-    upstreams = {upstream.name: client_of(upstream) for upstream in config.upstreams}
     log = Logger(config.telemetry.log_level)
+    clients = Clients(config, log)
+    upstreams, context_of = clients.by_name, clients.catalog.context_of
     templates = Renderer()
     count = counter or Counter()
-    context_of = Catalog(upstreams).context_of
     calibration = Calibration()
     metrics = Metrics(config.telemetry.metrics)
+    breakers = Breakers(log, metrics)
     summaries = Summaries(config, db, upstreams, count, context_of, log, epoch_ms, metrics=metrics)
     svc = Services(
         config=config,
@@ -80,16 +145,19 @@ async def opened(config: Config, counter: Callable[[], Awaitable[Count]] | None 
         summaries=summaries,
         calibration=calibration,
         metrics=metrics,
+        breakers=breakers,
+        embedder=embedder_of(config, upstreams),
     )
     plain = Starlette(routes=PLAIN)
     plain.state.services = svc
     try:
         await calibration.load(db)
         async with summaries:
-            yield Edge(svc, plain)
+            edge = Edge(svc, plain, clients.rewired)
+            del svc, upstreams, context_of  # a reload brings others
+            yield edge
     finally:
-        for upstream in upstreams.values():
-            await upstream.aclose()
+        await clients.aclose()
         await templates.aclose()
         await db.close()
         log.flush()

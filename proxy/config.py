@@ -9,7 +9,7 @@ import functools
 import os
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,6 +37,10 @@ ALIASES: tuple[str, ...] = (
 )
 
 
+DEFAULT_MODEL = "default"
+"""The alias that stands for a request without a model."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     host: str = "127.0.0.1"
@@ -47,6 +51,7 @@ class Server:
     send_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0
     keepalive_comment_s: float = 15.0
+    watch_config: bool = False
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
 
@@ -68,6 +73,8 @@ class UpstreamConfig:
     total_timeout_s: float = 600.0
     retries: int = 2
     max_connections: int = 200
+    breaker_failures: int = 5
+    breaker_pause_s: float = 10.0
     context_tokens: int | None = None
     supports_store: bool = False
     stream_usage: bool = True
@@ -86,6 +93,7 @@ class ModelConfig:
     upstream: str | None = None
     model: str | None = None
     context_tokens: int | None = None
+    fallbacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,14 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbedderConfig:
+    kind: Literal["local", "upstream", "none"] = "local"
+    upstream: str | None = None
+    model: str | None = None
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Recall:
     enabled: bool = True
     history: bool = True
@@ -136,6 +152,7 @@ class Recall:
     limit: int = 10
     num_search_messages: int = 4
     max_query_length: int = 1000
+    embedder: EmbedderConfig = EmbedderConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +207,52 @@ def load(text: str, env: Mapping[str, str] | None = None) -> Config:
     return config
 
 
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """A configuration read while another one is in use: what both make together, and the names of the keys that
+    change by it, and of those that wait for a restart."""
+
+    config: Config
+    changed: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def reloaded(running: Config, found: Config) -> Reload:
+    """`running` with the upstreams, models, limits and log level of `found`. Raises BadConfig if they do not fit."""
+    config = dataclasses.replace(
+        running,
+        upstreams=found.upstreams,
+        models=found.models,
+        limits=found.limits,
+        telemetry=dataclasses.replace(running.telemetry, log_level=found.telemetry.log_level),
+    )
+    _check(config)
+    return Reload(config, tuple(_differing(running, config, "")), tuple(_differing(config, found, "")))
+
+
+def _differing(before: object, after: object, name: str) -> list[str]:
+    """The keys, by their full names, whose values are not the same."""
+    if before == after:
+        return []
+    old, new = _keyed(before), _keyed(after)
+    found: list[str] = []
+    for key in dict.fromkeys((*old, *new)):
+        full = f"{name}.{key}" if name else key
+        found += _differing(old[key], new[key], full) if key in old and key in new else [full]
+    return found or [name]  # itself a value, or the same upstreams in another order
+
+
+def _keyed(value: object) -> Mapping[str, object]:
+    """What a value holds, by key; an upstream by its name."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, tuple):
+        return {one.name: one for one in value if isinstance(one, UpstreamConfig)}
+    if dataclasses.is_dataclass(value):
+        return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    return {}
+
+
 def _first_upstream(env: Mapping[str, str]) -> UpstreamConfig:
     default = UpstreamConfig()
     return dataclasses.replace(
@@ -228,19 +291,52 @@ def _check_upstreams(config: Config) -> None:
             )
         if upstream.base_url.rstrip("/").endswith("/chat/completions"):
             raise BadConfig(f"upstreams: base_url of {upstream.name} must end before /chat/completions")
+        if not (upstream.name and upstream.name.isascii() and upstream.name.isprintable()):
+            raise BadConfig("upstreams: a name is printable ASCII, since X-Upstream tells it")
     names = [upstream.name for upstream in config.upstreams]
     if len(set(names)) != len(names):
         raise BadConfig("upstreams: each name may stand once")
     for alias, model in config.models.items():
         if model.upstream is not None and model.upstream not in names:
             raise BadConfig(f"models.{alias}.upstream is {model.upstream}, which upstreams does not name")
-    if config.auth.mode == "passthrough" and len({_origin(u.base_url) for u in config.upstreams}) > 1:
+    _check_embedder(config.recall.embedder, names)
+    _check_aliases(config)
+    if config.auth.mode == "passthrough" and len({origin(u.base_url) for u in config.upstreams}) > 1:
         raise BadConfig(
             "auth.mode passthrough needs upstreams of one origin, or a client's key would reach another vendor"
         )
 
 
-def _origin(url: str) -> str:
+def _check_embedder(embedder: EmbedderConfig, names: Sequence[str]) -> None:
+    if embedder.upstream is not None and embedder.upstream not in names:
+        raise BadConfig(f"recall.embedder.upstream is {embedder.upstream}, which upstreams does not name")
+    if embedder.kind == "upstream" and not embedder.model:
+        raise BadConfig("recall.embedder.model must name the model that embeds, where kind is upstream")
+    if embedder.dimensions == 0:
+        raise BadConfig("recall.embedder.dimensions must be more than 0")
+
+
+def _check_aliases(config: Config) -> None:
+    """Aliases may name aliases; none may come back to itself."""
+    for alias in config.models:
+        circle = _circle(config.models, alias, ())
+        if circle:
+            raise BadConfig(f"models: {' -> '.join(circle)} goes in a circle; an alias must end at an upstream's model")
+
+
+def _circle(models: Mapping[str, ModelConfig], name: str, before: tuple[str, ...]) -> tuple[str, ...]:
+    if name in before:
+        return (*before, name)
+    alias = models.get(name)
+    if alias is None:
+        return ()
+    further = [] if alias.upstream is not None or alias.model in (None, name) else [alias.model]
+    found = (_circle(models, other, (*before, name)) for other in (*further, *alias.fallbacks) if other is not None)
+    return next((circle for circle in found if circle), ())
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of a URL: to whom a key goes."""
     return "/".join(url.split("/", 3)[:3]).lower()
 
 

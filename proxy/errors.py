@@ -13,6 +13,7 @@ ProxyError                      what the edge renders: status, message, type, co
 ├── Unprocessable         422   an idempotency key used for another body
 │   └── Invalid           422   a field of a Sessions API request; `details` says which
 ├── TooManyRequests       429
+├── NotConfigured         501   an optional part that is not installed, or switched off
 ├── Unavailable           503   storage down, or the server is draining
 │   └── StoredUnsynced          committed, but the disk failed to confirm it
 └── UpstreamError               the model server
@@ -121,6 +122,12 @@ class TooManyRequests(ProxyError):
     code = "rate_limit_exceeded"
 
 
+class NotConfigured(ProxyError):
+    status = 501
+    type = "server_error"
+    code = "not_configured"
+
+
 class Unavailable(ProxyError):
     status = 503
     type = "server_error"
@@ -133,12 +140,15 @@ class StoredUnsynced(Unavailable):
 
 
 class UpstreamError(ProxyError):
+    """`body`: the JSON envelope that the upstream sent, if it did."""
+
     status = 502
     type = "upstream_error"
+    body: bytes | None = None
 
 
 class UpstreamRefused(UpstreamError):
-    """The upstream answered with an error status. `body` is its JSON envelope if it sent one, else None."""
+    """The upstream answered with an error status."""
 
     def __init__(self, status: int, message: str, *, body: bytes | None, headers: Mapping[str, str]) -> None:
         super().__init__(message, headers=headers)

@@ -81,7 +81,7 @@ def begin(turn: Turn, kept: Kept, answer: Answer, clock: Clock, branch: int | No
         number=kept.number if turn.options.save else None,
         branch=branch or kept.at.branch_number,
         plan=composed.plan,
-        upstream=kept_headers(answer),
+        upstream={**kept_headers(answer), "x-upstream": turn.target.upstream.name},
         overhead_s=clock.own,
         docs=composed.recalled.hits,
         speaker=speaker(turn),

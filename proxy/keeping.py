@@ -4,7 +4,7 @@ import re
 
 import msgspec
 
-from proxy import budget, recollect
+from proxy import budget, completion, recollect
 from proxy.compose import Composed, priced, reprice
 from proxy.context import calibrate, tokens
 from proxy.context.transcript import call_ids
@@ -16,7 +16,7 @@ from proxy.recollect import Found
 from proxy.reconcile import digest
 from proxy.services import Services, Turn, epoch_ms
 from proxy.settled import settled
-from proxy.store import sessions, turns
+from proxy.store import completions, sessions, turns
 from proxy.summarize import Wanted
 from proxy.telemetry.metrics import Told
 from proxy.types import Line, Message, Status
@@ -214,7 +214,22 @@ def _record(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, a
         carried=_encode(msgspec.structs.replace(composed.carried, drift=drift)),
         recalled=composed.kept_text,
         learnt=learnt,
+        completion=_completion(turn, answer),
+        choices=_choices(fold) if reply.status == "complete" else None,
     )
+
+
+def _completion(turn: Turn, answer: bytes) -> completions.New | None:
+    """The whole answer as a stored completion, where the request asks for one."""
+    if turn.storing is None or not answer:
+        return None
+    given = completion.Given(turn.fields, turn.storing, turn.request_id, epoch_ms(), turn.target.model or "")
+    return completion.made(given, answer)
+
+
+def _choices(fold: Fold) -> bytes | None:
+    untold = fold.untold()
+    return _encode(untold) if untold else None
 
 
 def _learnt(svc: Services, turn: Turn, kept: Kept, fold: Fold) -> tuple[turns.Calibrated | None, float]:

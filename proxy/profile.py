@@ -11,7 +11,7 @@ from proxy.services import Services, Turn
 from proxy.store import members, sessions, settings, tools
 from proxy.types import Scope, Session
 from proxy.upstream.headers import upstream_headers
-from proxy.upstream.route import route
+from proxy.upstream.route import targets
 
 _agent = msgspec.json.Decoder(AgentFields).decode
 _user = msgspec.json.Decoder(UserFields).decode
@@ -97,9 +97,9 @@ def filled(config: Config, turn: Turn, profile: Profile) -> Turn:
     turn = msgspec.structs.replace(turn, fields=fields, reserve=reserve, profile=profile)
     if model is None:
         return turn
-    target = route(config, model)
+    target, *others = targets(config, model, turn.scope.credential)
     headers = upstream_headers(turn.scope.credential, target.upstream, turn.client)
-    return msgspec.structs.replace(turn, target=target, headers=headers)
+    return msgspec.structs.replace(turn, target=target, others=tuple(others), headers=headers)
 
 
 def _given(fields: Mapping[str, bytes], key: str) -> bool:

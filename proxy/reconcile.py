@@ -18,7 +18,8 @@ from proxy.types import Mode, Sent
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
-EVIDENCE = ("assistant", "tool", "function")
+RESULTS = ("tool", "function")
+EVIDENCE = ("assistant", *RESULTS)
 """Roles that show that a client resends: people repeat themselves, models and tools do not."""
 
 
@@ -154,7 +155,7 @@ def decide(found: Sequence[Reached], sent: Sequence[Sent], mode: Mode, is_stored
     best = max(found, key=lambda one: one.last)
     if best.last and (best.last == len(sent) or _evidence(sent, best.last)):
         return Said(best.branch, best.last)
-    if mode == "continue" or sent[0].role == "tool" or not any(message.role in EVIDENCE for message in sent):
+    if mode == "continue" or sent[0].role in RESULTS or not any(message.role in EVIDENCE for message in sent):
         return Said(current, 0)  # results come first: they answer the last stored calls, whatever else they resemble
     edit = _edit(found, sent)
     if edit is not None:

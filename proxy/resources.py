@@ -151,9 +151,10 @@ class Profile(msgspec.Struct, frozen=True, gc=False):
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
-    """Which part of a list is asked for."""
+    """Which part of a list is asked for. `after`: time and number of the thing that it begins behind."""
 
     limit: int = 100
     offset: int = 0
     sort_by: Literal["created_at", "updated_at"] = "created_at"
     direction: Literal["asc", "desc"] = "desc"
+    after: tuple[int, int] | None = None

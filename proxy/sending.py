@@ -1,6 +1,11 @@
-"""The upstream's answer to a turn. A prompt that it finds too long is composed again, shorter, if that is allowed."""
+"""The upstream's answer to a turn, as far as its first bytes: until then another try is possible.
+
+A prompt that an upstream finds too long is composed again, shorter, if that is allowed. A turn that an upstream fails
+is composed again for the next one that serves its model.
+"""
 
 import math
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
@@ -9,8 +14,13 @@ from proxy.context.refused import Refused, smaller, too_long
 from proxy.errors import UpstreamError, UpstreamRefused
 from proxy.keeping import Kept
 from proxy.services import Services, Turn
-from proxy.upstream.exchange import exchange
+from proxy.steering import sent_to
+from proxy.upstream.exchange import always, exchange, read
+from proxy.upstream.fallback import first_good
+from proxy.upstream.fold import Fold
 from proxy.upstream.protocol import Answer, Call
+from proxy.upstream.relay import Relay
+from proxy.upstream.route import Target
 
 SHRINKS = 2
 """How often a turn is sent again, shorter, at the most."""
@@ -18,16 +28,41 @@ ROUNDING = 1.02
 """A part of a prompt may weigh a little more than its share of the whole."""
 
 
-async def asked(svc: Services, turn: Turn, kept: Kept) -> tuple[Kept, Answer]:
-    """The turn as it was sent in the end, and the answer, to be closed by the caller. Raises UpstreamError, or
-    ContextTooLong when system, tools and new messages alone do not fit the context that the upstream names."""
-    upstream = turn.target.upstream
+class Opened(msgspec.Struct, frozen=True, gc=False):
+    """A turn as it was sent in the end, and its answer, to be closed by the caller: as a stream that has begun, with
+    its `first` whole events (`relay`, and the bytes to come in `stream`), or whole, as `body`. `fold` has read them."""
+
+    turn: Turn
+    kept: Kept
+    answer: Answer
+    fold: Fold
+    stream: AsyncIterator[bytes]
+    relay: Relay | None = None
+    first: bytes = b""
+    body: bytes | None = None
+
+
+async def asked(svc: Services, turn: Turn, kept: Kept) -> Opened:
+    """The answer of the first upstream that gives one. Raises UpstreamError, or ContextTooLong when system, tools and
+    new messages alone do not fit the context that the upstream names."""
+
+    async def attempt(target: Target, last: bool) -> Opened:
+        if target is turn.target:
+            return await _asked(svc, turn, kept, last)
+        elsewhere = sent_to(turn, target)
+        composed = await compose(svc, elsewhere, kept.at)
+        return await _asked(svc, elsewhere, msgspec.structs.replace(kept, composed=composed), last)
+
+    own_key = turn.scope.credential is None
+    return await first_good(svc.breakers, (turn.target, *turn.others), own_key, attempt)
+
+
+async def _asked(svc: Services, turn: Turn, kept: Kept, last: bool) -> Opened:
+    """The answer of the turn's upstream. `last`: no other takes over."""
     refused: Refused | None = None
     for attempt in range(SHRINKS + 1):
-        call = Call("POST", "/chat/completions", kept.composed.body, turn.headers)
         try:
-            own_key = turn.scope.credential is None
-            answer = await exchange(svc.upstreams[upstream.name], upstream, call, own_key, _is_too_long)
+            opened = await _opened(svc, turn, kept, _is_too_long if last else always)
         except UpstreamRefused as exc:
             refused = _read(exc)
             if refused is None or attempt == SHRINKS or not _may_shrink(turn, kept):
@@ -37,8 +72,46 @@ async def asked(svc: Services, turn: Turn, kept: Kept) -> tuple[Kept, Answer]:
                 raise
             kept = shorter
         else:
-            return kept if refused is None else _taught(svc, turn, kept, refused), answer
+            if refused is None:
+                return opened
+            return msgspec.structs.replace(opened, kept=_taught(svc, turn, kept, refused))
     raise AssertionError  # the last attempt returns or raises
+
+
+async def _opened(svc: Services, turn: Turn, kept: Kept, final: Callable[[UpstreamError], bool]) -> Opened:
+    """One request to the turn's upstream."""
+    upstream = turn.target.upstream
+    call = Call("POST", "/chat/completions" + turn.query, kept.composed.body, turn.headers)
+    answer = await exchange(svc.upstreams[upstream.name], upstream, call, turn.scope.credential is None, final)
+    fold, limit = Fold(), svc.config.limits.answer_mb << 20
+    try:
+        if turn.stream and not _is_json(answer):
+            relay, stream = Relay(fold, turn.wants_usage, limit), aiter(answer)
+            return Opened(turn, kept, answer, fold, stream, relay, await _first(stream, relay))
+        body = await read(answer, limit)
+        fold.whole(body)
+        return Opened(turn, kept, answer, fold, aiter(answer), body=body)
+    except BaseException:
+        await answer.aclose()
+        raise
+
+
+async def _first(stream: AsyncIterator[bytes], relay: Relay) -> bytes:
+    """The first whole events; b"" for an answer that is over without one that the client may see."""
+    async for data in stream:
+        out = relay.take(data)
+        if out:
+            return out
+        if relay.over:
+            break
+    out = relay.end()
+    relay.check()
+    return out
+
+
+def _is_json(answer: Answer) -> bool:
+    """An upstream that answers a stream request with one JSON object."""
+    return any(name == b"content-type" and value.startswith(b"application/json") for name, value in answer.headers)
 
 
 def _read(failure: UpstreamError) -> Refused | None:

@@ -12,10 +12,12 @@ from types import TracebackType
 import msgspec
 
 from proxy.calibration import Calibration
+from proxy.completion import Storing
 from proxy.config import Config
 from proxy.context.tokens import Count
 from proxy.errors import Conflict
 from proxy.forwarded import Forwarded
+from proxy.recall.embed import Embedder, Off
 from proxy.resources import Profile
 from proxy.store.database import Database
 from proxy.summarize import Summaries
@@ -23,6 +25,7 @@ from proxy.telemetry.log import Log
 from proxy.telemetry.metrics import Metrics
 from proxy.templates.renderer import Renderer
 from proxy.types import Line, Options, Scope
+from proxy.upstream.breaker import Breakers
 from proxy.upstream.protocol import Headers, Upstream
 from proxy.upstream.route import Target
 
@@ -33,8 +36,9 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     `name`: the session as the client names it. `fields`: the body's top level, values as raw JSON, our keys taken out.
     `system`: the leading system and developer messages, None when there are none; `messages`: the others, each as its
     raw JSON and parsed. `request`: 16 bytes that a retry shares. `retried`: the SDK says so. `started`: monotonic
-    seconds. `client`: the request's headers. `sessions_api`: it came through /sessions/{id}/chat. `profile`: what is
-    set on the session, None when nothing is.
+    seconds. `client`: the request's headers; `query`: what of its query goes up. `others`: where it may go when
+    `target` fails. `sessions_api`: it came through /sessions/{id}/chat. `profile`: what is set on the session, None
+    when nothing is. `storing`: the answer is kept as a completion too.
     """
 
     scope: Scope
@@ -56,8 +60,11 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     now: int
     started: float
     client: Mapping[bytes, bytes] = {}
+    query: str = ""
+    others: tuple[Target, ...] = ()
     sessions_api: bool = False
     profile: Profile | None = None
+    storing: Storing | None = None
 
 
 def epoch_ms() -> int:
@@ -200,3 +207,5 @@ class Services:
     forwarded: Forwarded = field(default_factory=Forwarded)
     failed: Failed = field(default_factory=Failed)
     metrics: Metrics = field(default_factory=Metrics)
+    embedder: Embedder = field(default_factory=Off)
+    breakers: Breakers = field(default_factory=Breakers)

@@ -14,10 +14,10 @@ from typing import Self
 
 import msgspec
 
-from proxy.config import Config
+from proxy.config import Config, origin
 from proxy.context import summary
 from proxy.context.tokens import Count
-from proxy.errors import ProxyError, UpstreamBroken, UpstreamRefused, UpstreamUnreachable
+from proxy.errors import ProxyError, UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamUnreachable
 from proxy.store import summaries
 from proxy.store.database import Database
 from proxy.store.entries import Segment
@@ -75,9 +75,10 @@ class _Rest(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Ask(msgspec.Struct, frozen=True, gc=False):
-    """One call, put together. `cap`: tokens that its summary may have."""
+    """One call, put together, and the client that takes it to its target. `cap`: tokens that its summary may have."""
 
     target: Target
+    upstream: Upstream
     headers: Headers
     block: summary.Block
     messages: bytes
@@ -116,6 +117,15 @@ class Summaries:
             task.cancel()
         if group is not None:
             await group.__aexit__(None, None, None)
+
+    def rewire(
+        self,
+        config: Config,
+        upstreams: Mapping[str, Upstream],
+        context_of: Callable[[Target, Headers], Awaitable[int | None]],
+    ) -> None:
+        """Another configuration, for the next call; one that has begun goes on as it was put together."""
+        self.config, self.upstreams, self.context_of = config, upstreams, context_of
 
     def start(self, wanted: Wanted) -> None:
         """Makes what is wanted in the background, unless it is being made or has just failed. In `passthrough` mode
@@ -217,14 +227,13 @@ class Summaries:
         first = 1 + (earlier.upto if earlier is not None else 0)
         if first > wanted.upto:
             return None
-        target = wanted.target
-        if self.config.context.summary_model is not None:
-            target = route(self.config, self.config.context.summary_model)
+        target = _target(self.config, wanted)
+        upstream, context_of = self.upstreams[target.upstream.name], self.context_of  # now: a reload brings others
         kept = {name: value for name, value in wanted.client.items() if name not in OWN}
         headers = upstream_headers(wanted.scope.credential, target.upstream, {**kept, b"accept": b"application/json"})
         budget = wanted.budget
         if target is not wanted.target:
-            context = target.context_tokens or await self.context_of(target, headers)
+            context = target.context_tokens or await context_of(target, headers)
             budget = min((size for size in (budget, context) if size is not None), default=None)
         text = earlier.text if earlier is not None else ""
         cap = summary.most(self.config.context.summary_max_tokens, budget)
@@ -235,7 +244,7 @@ class Summaries:
         if not entries:
             return None
         block = await asyncio.to_thread(summary.block, entries, wanted.upto, size, count)
-        return _Ask(target, headers, block, summary.messages(text, block, cap), cap)
+        return _Ask(target, upstream, headers, block, summary.messages(text, block, cap), cap)
 
     async def _uncovered(self, wanted: Wanted, first: int, size: int) -> list[Entry]:
         """The entries from the seq `first` on that the next block is chosen from."""
@@ -273,12 +282,11 @@ class Summaries:
         return await self._sent(wanted, ask, b"max_completion_tokens")  # OpenAI's reasoning models know no other
 
     async def _sent(self, wanted: Wanted, ask: _Ask, limit: bytes) -> bytes:
-        upstream = ask.target.upstream
         named = b'"model":%b,' % msgspec.json.encode(ask.target.model) if ask.target.model is not None else b""
         body = b'{%b"messages":%b,"%b":%d}' % (named, ask.messages, limit, ask.cap)
         call = Call("POST", "/chat/completions", body, ask.headers)
         own_key = wanted.scope.credential is None
-        answer = await exchange(self.upstreams[upstream.name], upstream, call, own_key=own_key)
+        answer = await exchange(ask.upstream, ask.target.upstream, call, own_key=own_key)
         try:
             return await read(answer, self.config.limits.answer_mb << 20)
         finally:
@@ -288,6 +296,18 @@ class Summaries:
 def pause(failures: int) -> float:
     """Seconds until a session's next try after so many failures in a row."""
     return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 10))
+
+
+def _target(config: Config, wanted: Wanted) -> Target:
+    """Where the call goes. The turn's upstream may have changed or gone since: then to whoever serves its model now.
+    Raises NotFound if nobody does, UpstreamError for a client's own key, which goes to its origin only."""
+    named, sent = config.context.summary_model, wanted.target
+    if named is None and sent.upstream in config.upstreams:
+        return sent
+    target = route(config, sent.model if named is None else named)
+    if wanted.scope.credential is not None and origin(target.upstream.base_url) != origin(sent.upstream.base_url):
+        raise UpstreamError("the client's own key is not for the model that summarises", code="summary_elsewhere")
+    return target
 
 
 def _owner(line: Sequence[Segment], seq: int) -> int:

@@ -13,13 +13,11 @@ from proxy.keeping import Kept, keep, keep_cut_short, to_summarize
 from proxy.profile import dress
 from proxy.sending import asked
 from proxy.services import Services, Turn
+from proxy.steering import steered
 from proxy.store import sessions
 from proxy.types import Line
 from proxy.upstream import replay
-from proxy.upstream.exchange import read
-from proxy.upstream.fold import Fold
-from proxy.upstream.protocol import Answer
-from proxy.upstream.relay import DONE, Relay
+from proxy.upstream.relay import DONE
 
 
 async def run(svc: Services, turn: Turn, client: Client) -> AsyncGenerator[Event]:
@@ -48,7 +46,7 @@ async def _taken(
 ) -> AsyncGenerator[Event]:
     """A turn that is new: placed, composed, numbered, answered."""
     svc.failed.note(key, turn.request)  # until it is stored
-    turn = await rendered(svc, await dress(svc, turn, found))
+    turn = await rendered(svc, steered(svc, await dress(svc, turn, found)))
     at = await recollect.find(svc, turn, found)
     composed = await compose(svc, turn, at)
     number = svc.numbers.promise(key, 0 if at.session is None else at.session.turns)
@@ -84,37 +82,32 @@ async def _own_name(svc: Services, turn: Turn) -> str:
 async def _answered(svc: Services, turn: Turn, client: Client, kept: Kept, clock: Clock) -> AsyncGenerator[Event]:
     """The upstream's part of the turn, and its end."""
     clock.pause()
-    kept, answer = await asked(svc, turn, kept)
-    fold = Fold()
-    limit = svc.config.limits.answer_mb << 20
+    opened = await asked(svc, turn, kept)
+    turn, kept, answer, fold, relay = opened.turn, opened.kept, opened.answer, opened.fold, opened.relay
     begun = settling = False
     try:
-        body, last = None, DONE
-        if turn.stream and not _is_json(answer):
-            relay = Relay(fold, turn.wants_usage, limit)
-            async for data in answer:
-                out = relay.take(data)
-                if out:
-                    if not begun:
-                        begun = True
-                        yield begin(turn, kept, answer, clock)
+        if opened.first:
+            begun = True
+            yield begin(turn, kept, answer, clock)
+            yield Chunk(opened.first)
+        if relay is None:
+            last = _whole(turn, opened.body or b"")
+        else:
+            while not relay.over and (data := await anext(opened.stream, None)) is not None:
+                if out := relay.take(data):
                     yield Chunk(out)
-                if relay.over:
-                    break
             last = relay.end() + DONE
             relay.check()
-        else:
-            body = await read(answer, limit)
-            last = _whole(turn, fold, body)
         clock.go_on()
         settling = True
-        branch = await _counted(svc, keep(svc, turn, kept, fold, body), begun)
+        branch = await _counted(svc, keep(svc, turn, kept, fold, opened.body), begun)
         if not begun:
             clock.pause()
             yield begin(turn, kept, answer, clock, branch)
         yield End(last)
     except (UpstreamError, asyncio.CancelledError, GeneratorExit) as exc:
         if begun and not settling and _keeps_text(svc, client, exc):
+            await answer.aclose()  # the model stops now, not once the store has synced
             await keep_cut_short(svc, turn, kept, fold)
         raise
     finally:
@@ -138,12 +131,6 @@ def _keeps_text(svc: Services, client: Client, broken: BaseException) -> bool:
     return client.left and svc.config.sessions.on_disconnect == "partial"
 
 
-def _whole(turn: Turn, fold: Fold, body: bytes) -> bytes:
+def _whole(turn: Turn, body: bytes) -> bytes:
     """What the client gets for an answer that came as one JSON object."""
-    fold.whole(body)
     return replay.as_stream(body, turn.wants_usage) + DONE if turn.stream else body
-
-
-def _is_json(answer: Answer) -> bool:
-    """An upstream that answers a stream request with one JSON object."""
-    return any(name == b"content-type" and value.startswith(b"application/json") for name, value in answer.headers)

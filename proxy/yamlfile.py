@@ -16,6 +16,8 @@ import yaml
 
 from proxy.errors import BadConfig
 
+_ODD = re.compile(r"[^\w<-].*", re.DOTALL)
+"""What is no part of any key's name, and may be one's value."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -27,7 +29,7 @@ def sections(text: str, env: Mapping[str, str]) -> dict[str, Any]:
         given = {} if root is None else reader.mapping(root, "")
         return {name: reader.section(name, node) for name, node in given.items()}
     except (yaml.YAMLError, RecursionError) as exc:
-        raise BadConfig(f"the configuration is not YAML: {exc}") from exc
+        raise BadConfig(f"the configuration is not YAML: {_problem(exc)}") from exc
 
 
 class _Reader:
@@ -41,6 +43,8 @@ class _Reader:
             raise BadConfig(f"{where or 'the configuration'} must be a mapping{_line(node)}")
         out: dict[str, yaml.Node] = {}
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise BadConfig(f"a key in {where or 'the configuration'} must be a word{_line(key)}")
             if key.value in out:
                 raise BadConfig(f"{key.value} stands twice in {where or 'the configuration'}{_line(key)}")
             out[str(key.value)] = value
@@ -57,7 +61,7 @@ class _Reader:
         text = str(node.value)
         expanded = _VARIABLE.sub(lambda found: self.variable(found, node), text)
         if expanded == text:
-            return yaml.SafeLoader("").construct_object(node)
+            return _constructed(node)
         return _plain(expanded) if getattr(node, "style", None) is None else expanded
 
     def variable(self, found: re.Match[str], node: yaml.Node) -> str:
@@ -79,11 +83,27 @@ def _line(node: yaml.Node) -> str:
     return f" (line {node.start_mark.line + 1})"
 
 
+def _problem(exc: Exception) -> str:
+    """What YAML's reader found wrong, and where, without the text around it: that may be a key."""
+    mark = getattr(exc, "problem_mark", None)
+    said = (getattr(exc, "problem", None) if mark else str(exc).partition("\n")[0]) or "it cannot be read"
+    said = re.sub(r"""(['"])(?!<)[^'"\s]{4,}\1""", "'...'", said)
+    return f"{said} (line {mark.line + 1}, column {mark.column + 1})" if mark else said
+
+
+def _constructed(node: yaml.Node) -> Any:
+    """The value of a scalar, typed as YAML would."""
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (ValueError, AttributeError, LookupError, TypeError) as exc:  # what PyYAML lets through for !!int x
+        raise BadConfig(f"a value is not of the type that it looks like{_line(node)}; put it in quotes") from exc
+
+
 def _plain(text: str) -> Any:
     """A value from the environment, typed as YAML would."""
     try:
         return yaml.safe_load(text) if text else text
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return text
 
 
@@ -112,7 +132,8 @@ def build(kind: type[Any], values: Any, where: str) -> Any:
         name = f"{where}.{key}" if where else key
         at = f" ({places[key]})" if key in places else ""
         if key not in hints:
-            raise BadConfig(f"unknown key {name}{at}{_nearest(key, hints)}")
+            shown = name.removesuffix(key) + _ODD.sub("...", key, count=1)  # api_key:sk-1, where a space is missing
+            raise BadConfig(f"unknown key {shown}{at}{_nearest(key, hints)}")
         out[key] = _typed(hints[key], value, name, at)
     return kind(**out)
 

@@ -33,7 +33,15 @@ def keys(kind: type[Any]) -> Iterator[tuple[str, str]]:
         hint = typing.get_type_hints(kind)[section.name]
         inner = UpstreamConfig if section.name == "upstreams" else hint
         if dataclasses.is_dataclass(inner):
-            yield from ((section.name, one.name) for one in dataclasses.fields(inner))
+            yield from ((section.name, key) for key in names(inner))
+
+
+def names(kind: Any) -> Iterator[str]:
+    """The keys of a section, and those of the mappings in it."""
+    for key, hint in typing.get_type_hints(kind).items():
+        yield key
+        if dataclasses.is_dataclass(hint):
+            yield from names(hint)
 
 
 KEYS = list(keys(Config))
@@ -102,6 +110,14 @@ def test_upstreams_and_models_are_read_with_their_defaults() -> None:
 @pytest.mark.parametrize("text", ["server:", "models:", "context:\n", "server: {}"])
 def test_an_empty_section_is_its_default(text: str) -> None:
     assert load(text, {}) == load("", {})
+
+
+def test_an_embedder_is_read_with_its_defaults() -> None:
+    made = load("recall: {embedder: {kind: upstream, model: e, upstream: default}}", {}).recall.embedder
+    assert made == config.EmbedderConfig("upstream", "default", "e", None)
+    env = {"PROXY_RECALL__EMBEDDER": "{kind: none}"}
+    assert load("", env).recall.embedder == config.EmbedderConfig("none")
+    assert load("", {}).recall.embedder.kind == "local"
 
 
 def test_null_is_a_strategy_and_may_be_written_as_such() -> None:
@@ -217,6 +233,11 @@ MISTAKES = [
     ("upstreams: []", "upstreams must name at least one model server"),
     ("upstreams: [{base_url: 'ftp://a'}]", "upstreams: base_url of default must start with http"),
     ("upstreams: [{name: a}, {name: a}]", "upstreams: each name may stand once"),
+    ("recall: {embedder: {kind: magic}}", "recall.embedder.kind must be one of local, upstream, none"),
+    ("recall: {embedder: {modle: m}}", "unknown key recall.embedder.modle"),
+    ("recall: {embedder: {kind: upstream}}", "recall.embedder.model must name the model that embeds"),
+    ("recall: {embedder: {upstream: b}}", "recall.embedder.upstream is b, which upstreams does not name"),
+    ("recall: {embedder: {dimensions: 0}}", "recall.embedder.dimensions must be more than 0"),
     ("models: {fast: {upstream: b}}", "models.fast.upstream is b, which upstreams does not name"),
 ]
 

@@ -25,20 +25,23 @@ PURE = [
     "upstream/request.py", "upstream/headers.py", "types.py", "errors.py", "forwarded.py", "resources.py",
     "context/introduction.py", "context/placement.py", "recall/chunk.py", "recall/query.py",
     "edge/julep/merge.py", "context/calibrate.py", "context/refused.py", "context/vendor.py", "context/prefix.py",
-    "context/summary.py", "store/matching.py", "splice.py", "ledger.py",
+    "context/summary.py", "store/matching.py", "splice.py", "cli/checks/advice.py",
+    "cli/checks/models.py", "ledger.py", "completion.py", "cli/chatting/clean.py", "cli/chatting/said.py",
+    "cli/chatting/record.py", "cli/chatting/problems.py", "cli/chatting/told.py",
 ]  # fmt: skip
 IMPURE = {
     "anyio", "apsw", "asyncio", "datetime", "fcntl", "httptools", "httpx", "io", "logging", "multiprocessing", "os",
     "pathlib", "queue", "random", "secrets", "select", "signal", "socket", "ssl", "starlette", "subprocess", "sys",
     "tempfile", "threading", "time", "uuid", "uvicorn", "uvloop",
 }  # fmt: skip
-OPTIONAL = ("app.py", "cli/demo.py", "cli/local_model.py")
+OPTIONAL = ("app.py", "cli/chat.py", "cli/demo.py", "cli/local_model.py")
 """What may import inside a function: heavy or optional parts, at their first use."""
 VAGUE = ("utils", "util", "helpers", "helper", "common", "base", "manager", "misc")
 SQL = re.compile(r"\b(SELECT\b.+\bFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM)\b", re.S)
 
 WITHOUT_TENANT = {
     "store/calibrations.py": "what a model counts is nobody's data, and holds no text",
+    "store/inspection.py": "looks at a file as a whole, for the operator: its schema, how many keys, the newest time",
     "store/keys.py": "a key or its hash is what finds the tenant; `keys list` is the operator's",
     "store/sqlite.py": "asks whether the store answers",
 }

@@ -43,7 +43,7 @@ def test_its_configuration_loads() -> None:
 def test_its_commands_exist() -> None:
     lines = [line for block in blocks("bash") for line in re.split(r"\n|&&", block)]
     calls = [shlex.split(line, comments=True)[1:] for line in lines if line.strip().startswith("session-proxy")]
-    assert {call[0] for call in calls} == {"demo", "serve", "keys", "migrate", "bench"}
+    assert {call[0] for call in calls} == {"demo", "serve", "chat", "doctor", "keys", "migrate", "bench"}
     for call in calls:
         with pytest.raises(SystemExit) as ended:
             main([*call, "--help"])

@@ -119,6 +119,40 @@ def test_a_digest_is_sixteen_bytes_whatever_the_message() -> None:
     assert {len(digest(message)) for message in odd} == {16}
 
 
+ECHOED: list[tuple[str, Message, Message]] = [
+    (
+        "a refusal",
+        {"role": "assistant", "content": None, "refusal": "no"},
+        {"role": "assistant", "content": "", "refusal": "no", "annotations": None, "audio": None, "tool_calls": None},
+    ),
+    (
+        "a call of the old kind",
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"a":1,"b":2}'}},
+        {"role": "assistant", "function_call": {"arguments": '{"b": 2, "a": 1}', "name": "f"}, "refusal": None},
+    ),
+    (
+        "a custom call",
+        {"role": "assistant", "content": None,
+         "tool_calls": [{"id": "a", "type": "custom", "custom": {"name": "sh", "input": "ls -l"}}]},
+        {"role": "assistant",
+         "tool_calls": [{"type": "custom", "id": "b", "custom": {"input": "ls -l", "name": "sh"}}]},
+    ),
+    (
+        "an answer aloud",
+        {"role": "assistant", "content": None,
+         "audio": {"id": "a", "data": "AAAA", "transcript": "hello", "expires_at": 9}},
+        {"role": "assistant", "audio": {"id": "a"}},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stored", "echo"), [row[1:] for row in ECHOED], ids=[row[0] for row in ECHOED])
+def test_an_answer_of_another_kind_equals_its_echo_and_no_other(stored: Message, echo: Message) -> None:
+    assert digest(stored) == digest(echo)
+    others = [other for _, other, _ in ECHOED if other is not stored]
+    assert digest(stored) not in [digest(other) for other in [*others, says(""), says("no")]]
+
+
 # --- the four rules ---
 
 
@@ -172,6 +206,17 @@ def test_on_a_line_of_two_turns(sent: list[Message], said: Said) -> None:
 
 def test_mode_append_takes_all_as_new() -> None:
     assert decide([path(1, TALK)], [*TALK, U3], "append") == Said(1, 0)
+
+
+OLD = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+OLD_RESULT = {"role": "function", "name": "f", "content": "42"}
+
+
+def test_results_of_the_old_kind_answer_what_was_called_last_though_they_stand_elsewhere() -> None:
+    line = [U1, OLD, OLD_RESULT, A1, U2, OLD]
+    assert decide([path(1, line)], [OLD_RESULT]) == Said(1, 0)
+    assert decide([path(1, line)], [U2, OLD, OLD_RESULT]) == Said(1, 2)
+    assert decide([path(1, line)], [*line, OLD_RESULT]) == Said(1, 6)
 
 
 RESENDS: list[tuple[str, list[Message], Said]] = [

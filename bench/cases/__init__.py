@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from bench.cases.api import api
 from bench.cases.context import context
+from bench.cases.hangup import hangup
 from bench.cases.history import history
 from bench.cases.prefix import prefix
 from bench.cases.soak import soak
@@ -23,5 +24,6 @@ CASES: dict[str, Callable[[Lab], list[Row]]] = {
     "api": api,
     "context": context,
     "prefix": prefix,
+    "hangup": hangup,
     "soak": soak,
 }

@@ -7,7 +7,7 @@ from proxy.archive import lines
 from proxy.archive.lines import AnyLine, embedded, shown, written
 from proxy.errors import Conflict
 from proxy.resources import Member, Owner
-from proxy.store import archive, members, tools
+from proxy.store import archive, choices, members, tools
 from proxy.store.archive import BranchPart, EntryPart, SessionPart, TurnPart
 from proxy.store.database import Database
 from proxy.types import Scope
@@ -101,19 +101,30 @@ async def _turns(
     while seq < branch.head:
         page = await archive.entries(db, scope, id, branch.number, (seq + 1, branch.head))
         turns = await archive.turns(db, scope, id, {entry.turn for entry in page})
+        held = await choices.kept(db, scope, id, turns)
         out: list[AnyLine] = []
         for entry in page:
             if entry.turn not in turns:
                 raise _changed()
             if entry.turn != turn:
                 turn = entry.turn
-                out.append(_turn(turns[turn], numbers))
+                if turn in held:  # each may be large
+                    yield _joined(out)
+                    out = []
+                out.append(_turn(turns[turn], await _choices(db, scope, id, turn) if turn in held else None, numbers))
             out.append(_entry(entry))
             seq = entry.seq
         if not page:
             raise _changed()
         yield _joined(out)
         await asyncio.sleep(0)
+
+
+async def _choices(db: Database, scope: Scope, id: int, turn: int) -> bytes:
+    answer = await choices.of_turn(db, scope, id, turn)
+    if answer.choices is None:
+        raise _changed()
+    return answer.choices
 
 
 def _joined(some: Iterable[AnyLine]) -> bytes:
@@ -159,7 +170,7 @@ def _branch(part: BranchPart, numbers: Mapping[int | None, int | None]) -> AnyLi
     )
 
 
-def _turn(part: TurnPart, numbers: Mapping[int | None, int | None]) -> AnyLine:
+def _turn(part: TurnPart, untold: bytes | None, numbers: Mapping[int | None, int | None]) -> AnyLine:
     return lines.TurnLine(
         number=part.number,
         branch=part.branch,
@@ -170,6 +181,7 @@ def _turn(part: TurnPart, numbers: Mapping[int | None, int | None]) -> AnyLine:
         created_at=shown(part.created_at),
         usage=embedded(part.usage),
         ledger=embedded(part.ledger),
+        choices=embedded(untold),
     )
 
 

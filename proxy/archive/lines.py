@@ -21,6 +21,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Name = Annotated[str, Meta(pattern=r"^[ -~]+\Z", max_length=256)]
 Time = Annotated[datetime, Meta(tz=True)]
 
+NULL = Raw(b"null")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 
@@ -116,7 +117,7 @@ class BranchLine(Line, tag="branch", frozen=True):
 
 
 class TurnLine(Line, tag="turn", frozen=True):
-    """A turn. Its entries follow."""
+    """A turn. Its entries follow. `choices`: what they do not tell of its answer."""
 
     number: Number
     branch: Number
@@ -127,6 +128,7 @@ class TurnLine(Line, tag="turn", frozen=True):
     created_at: Time
     usage: Raw
     ledger: Raw
+    choices: Raw = NULL
 
 
 class EntryLine(Line, tag="entry", frozen=True):
@@ -152,8 +154,6 @@ AnyLine = (
 )  # fmt: skip
 Numbered = tuple[int, AnyLine]
 """A line with its number in the file, from 1."""
-
-NULL = Raw(b"null")
 
 
 class _Kind(msgspec.Struct, frozen=True):

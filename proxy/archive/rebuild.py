@@ -228,6 +228,8 @@ class _Building:
         self._check_instructions(line.instructions)
         _object(taken(line.ledger))
         _any(taken(line.usage))
+        if line.choices != lines.NULL:
+            _check_choices(_items(taken(line.choices)))
         if not track.begun:
             self._begin(track)
         self.turns.add(line.number)
@@ -245,6 +247,7 @@ class _Building:
         yield TurnPart(
             line.number, line.branch, first, track.seq, line.status, line.model, line.instructions, line.request_id,
             taken(line.ledger), None if usage == b"null" and bytes(line.usage) == usage else usage, ms(line.created_at),
+            None if line.choices == lines.NULL else taken(line.choices),
         )  # fmt: skip
 
     def _entry(self, line: lines.EntryLine) -> Part:
@@ -312,6 +315,11 @@ def _check(value: dict[str, Any]) -> None:
             raise BadRequest("message.content: the text of a part must be a string")
     if not isinstance(calls, list | None):
         raise BadRequest("message.tool_calls must be a list of tool calls")
+
+
+def _check_choices(choices: list[dict[str, Any]]) -> None:
+    if not choices or "message" in choices[0] or not all(isinstance(one.get("message"), dict) for one in choices[1:]):
+        raise BadRequest("choices must be a list of objects, all but the first with a message")
 
 
 def _facets(metadata: dict[str, Any]) -> tuple[Facet, ...]:

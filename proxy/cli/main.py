@@ -8,13 +8,15 @@ import sys
 from collections.abc import Sequence
 
 from proxy import __version__
-from proxy.cli import bench, demo, exporting, importing, keys, migrate, serve
+from proxy.cli import bench, chat, demo, doctor, exporting, importing, keys, migrate, serve
 from proxy.errors import BadConfig, ProxyError
 
 COMMANDS = {
     "serve": (serve, "run the proxy"),
     "demo": (demo, "hold a remembered conversation with a small local model"),
+    "chat": (chat, "chat in the terminal with a running proxy"),
     "keys": (keys, "create, list and revoke API keys"),
+    "doctor": (doctor, "check what a server needs, and say how to fix it"),
     "export": (exporting, "write sessions as JSON Lines"),
     "import": (importing, "read sessions from exports, message lists or Julep histories"),
     "migrate": (migrate, "apply schema migrations"),

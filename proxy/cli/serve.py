@@ -1,9 +1,9 @@
-"""session-proxy serve: the server, until SIGTERM or Ctrl-C; then running turns finish within the drain time."""
+"""session-proxy serve: the server, until SIGTERM or Ctrl-C; then running turns finish within the drain time. SIGHUP has
+it read its configuration again."""
 
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import signal
 from collections.abc import Generator
@@ -13,10 +13,11 @@ import uvloop
 
 from proxy import app
 from proxy.cli import settings
+from proxy.cli.reloading import POLL_S, Hangups, Reloading, Source
 from proxy.config import Config
 from proxy.edge.application import Edge
 from proxy.edge.http import GuardedProtocol
-from proxy.errors import BadConfig, Unavailable
+from proxy.errors import Unavailable
 
 GC_YOUNG = 10_000
 """Allocations between two collections: a turn makes a few hundred, nearly all freed by their counts."""
@@ -30,28 +31,23 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = settings.load(args.config)
     given = {key: getattr(args, key) for key in ("host", "port", "workers") if getattr(args, key) is not None}
-    config = checked(dataclasses.replace(config, server=dataclasses.replace(config.server, **given)))
-    uvloop.run(serve(config))
+    source, hangups = Source(args.config, given), Hangups()
+    with hangups.heard():
+        uvloop.run(serve(source.read(), source, hangups))
     return 0
 
 
-def checked(config: Config) -> Config:
-    """The configuration after the command line changed it."""
-    from_file = dataclasses.asdict(config.server)
-    if not 0 <= from_file["port"] <= 65535:
-        raise BadConfig(f"server.port must be from 0 to 65535, not {from_file['port']}")
-    config.check()
-    return config
-
-
-async def serve(config: Config) -> None:
+async def serve(config: Config, source: Source, hangups: Hangups) -> None:
+    """Serves until it is told to stop. Raises BadConfig, and Unavailable for an address that cannot be had."""
     async with app.opened(config) as edge:
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections need not walk it
         gc.set_threshold(GC_YOUNG, 20, 50)
-        await Server(edge, config).serve()
+        server, reloading = Server(edge, config), Reloading(edge, source)
+        with hangups.answered(reloading.ask, server.drain):
+            async with reloading.running(POLL_S if config.server.watch_config else None):
+                await server.serve()
 
 
 class Server(uvicorn.Server):

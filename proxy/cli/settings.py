@@ -19,10 +19,19 @@ def load(path: Path | None) -> Config:
     if path is None and not DEFAULT.exists():
         return config.load("")
     file = path or DEFAULT
+    return parsed(read(file), file)
+
+
+def read(file: Path) -> str:
+    """What a file holds. Raises BadConfig."""
     try:
-        text = file.read_text()
+        return file.read_text()
     except (OSError, UnicodeDecodeError) as exc:
         raise BadConfig(f"the configuration file {file} cannot be read: {exc}") from exc
+
+
+def parsed(text: str, file: Path) -> Config:
+    """The configuration that `text` describes. Raises BadConfig, which names the file."""
     try:
         return config.load(text)
     except BadConfig as exc:

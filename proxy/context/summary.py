@@ -144,13 +144,16 @@ def said(entry: Entry) -> str:
     text = text_of(value)
     if entry.role in RESULTS:
         text = _clipped(text, RESULT)
-    calls = [_call(call) for call in value.get("tool_calls") or () if isinstance(call, dict)]
+    made = [*(value.get("tool_calls") or ()), {"function": value.get("function_call")}]
+    calls = [_call(call.get("function") or call.get("custom")) for call in made if isinstance(call, dict)]
     lines = [f"{who}{name}: {text}"] if text else []
-    return "\n".join([line.replace("\n", "\n  ") for line in lines + [f"{who}{name} calls {call}" for call in calls]])
+    lines += [f"{who}{name} calls {call}" for call in calls if call]
+    return "\n".join([line.replace("\n", "\n  ") for line in lines])
 
 
-def _call(call: Mapping[str, Any]) -> str:
-    made = call.get("function") or call.get("custom") or {}
+def _call(made: Any) -> str:
+    if not isinstance(made, dict):
+        return ""
     given = made.get("arguments") or made.get("input") or ""
     return f"{made.get('name')}({_clipped(given if isinstance(given, str) else str(given), ARGUMENTS)})"
 
@@ -163,7 +166,14 @@ def text_of(value: Mapping[str, Any]) -> str:
     text = content.strip() if isinstance(content, str) else ""
     if value.get("role") == "assistant" and text.startswith("<think>"):
         return text.partition("</think>")[2].strip()
-    return text
+    return text or spoken(value)
+
+
+def spoken(value: Mapping[str, Any]) -> str:
+    """What an assistant said otherwise than as its content: a refusal, or aloud."""
+    audio = value.get("audio")
+    said = value.get("refusal") or (audio.get("transcript") if isinstance(audio, Mapping) else None)
+    return said.strip() if isinstance(said, str) else ""
 
 
 def _part(part: Any) -> str:

@@ -37,6 +37,8 @@ def of_message(value: Mapping[str, Any], count: Count) -> int:
         total += _call(call, count)
     if value.get("function_call"):
         total += _call({"function": value["function_call"]}, count)
+    if value.get("audio"):
+        total += _spoken(value["audio"], count)
     for key in ("refusal", "reasoning_content", "reasoning"):
         if isinstance(value.get(key), str):
             total += count(value[key])
@@ -147,6 +149,12 @@ def _audio(value: Any) -> int:
     """Ten tokens a second, the length guessed from the bytes: 16 KB a second is MP3 at 128 kbit/s."""
     data = value.get("data") if isinstance(value, Mapping) else None
     return AUDIO_PER_SECOND * (1 + len(data) * 3 // 4 // 16000) if isinstance(data, str) else 0
+
+
+def _spoken(audio: Any, count: Count) -> int:
+    """An answer that was spoken goes up by its id, and counts there as the sound that it is, or as its transcript."""
+    said = audio.get("transcript") if isinstance(audio, Mapping) else None
+    return max(_audio(audio), count(said) if isinstance(said, str) else 0)
 
 
 def _file(value: Any) -> int:

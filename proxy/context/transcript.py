@@ -69,12 +69,24 @@ def call_ids(raw: bytes) -> tuple[str, ...]:
 
 def without_tools(pieces: Sequence[Piece], answered: str | None) -> list[Piece]:
     """The history without tool calls and their results, but for the group that holds the call `answered`: its other
-    results go up with the one that comes."""
-    kept = len(pieces)
+    results go up with the one that comes. A call of the old kind has no id: at the end of the history it stays, for
+    what answers it comes next."""
+    kept = len(pieces) - 1 if pieces and _calls_function(pieces[-1]) else len(pieces)
     if answered is not None:
         made = (n for n, piece in enumerate(pieces) if piece.calls and answered in call_ids(piece.raw))
         kept = max(made, default=kept)
-    return [piece for n, piece in enumerate(pieces) if n >= kept or not (piece.calls or piece.role in RESULTS)]
+    return [piece for n, piece in enumerate(pieces) if n >= kept or not _is_tools(piece)]
+
+
+def _is_tools(piece: Piece) -> bool:
+    return piece.calls > 0 or piece.role in RESULTS or _calls_function(piece)
+
+
+def _calls_function(piece: Piece) -> bool:
+    """Whether it makes a call of the old kind."""
+    if piece.role != "assistant" or b'"function_call"' not in piece.raw:
+        return False
+    return bool(msgspec.json.decode(piece.raw).get("function_call"))
 
 
 def marker(count: Count) -> int:

@@ -5,18 +5,20 @@ import contextlib
 import re
 import time
 import urllib.parse
+from collections.abc import Callable
 
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
+from proxy.config import Config
 from proxy.edge import failures
 from proxy.edge.deliver import SWEEP_S, Connection, stopping
-from proxy.edge.http import ABORT
+from proxy.edge.http import ABORT, WATCH
 from proxy.edge.openai import passthrough
 from proxy.edge.operation import CONNECTION, SLASH
 from proxy.edge.request import request_id
-from proxy.edge.routes import ALWAYS, HOT, Endpoint, routed
+from proxy.edge.routes import ALWAYS, BELOW, HOT, Endpoint, routed
 from proxy.errors import MethodNotAllowed, ProxyError, TooManyRequests
 from proxy.services import Services
 from proxy.telemetry.log import defect
@@ -26,6 +28,8 @@ SETTLE_S = 5.0
 
 EXPOSED = (
     "X-Request-Id",
+    "X-Upstream",
+    "X-Upstream-Request-Id",
     "X-Session-Id",
     "X-Session-Uuid",
     "X-Session-Turn",
@@ -35,16 +39,19 @@ EXPOSED = (
     "X-Context-Recalled",
     "X-Context-Strategy",
     "X-Proxy-Overhead-Ms",
+    "X-Session-Error",
 )
 """Response headers that a page of a listed origin may read."""
 
 
 class Edge:
-    """The ASGI application: hot paths first, then /v1, then the rest."""
+    """The ASGI application: hot paths first, then /v1, then the rest. `rewired`: the services by another
+    configuration."""
 
-    def __init__(self, svc: Services, plain: Starlette) -> None:
+    def __init__(self, svc: Services, plain: Starlette, rewired: Callable[[Services, Config], Services]) -> None:
         self.svc = svc
         self.plain = plain
+        self._rewired = rewired
         self.sessions_api = routed(svc)
         self.open: set[Connection] = set()
         self.draining = False
@@ -52,6 +59,13 @@ class Edge:
         self._sweeping = False
         origins = svc.config.server.cors_origins
         self._cors = CORSMiddleware(self._handle, origins, ("*",), ("*",), expose_headers=EXPOSED) if origins else None
+
+    def reload(self, config: Config) -> None:
+        """Another configuration, for the requests that come from now on: those that run keep theirs. Raises BadConfig,
+        and then nothing has changed."""
+        self.svc = self._rewired(self.svc, config)
+        self.plain.state.services = self.svc
+        self.sessions_api = routed(self.svc)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (self._cors or self._handle)(scope, receive, send)
@@ -63,13 +77,14 @@ class Edge:
             await self.plain(scope, receive, send)
             return
         endpoint, style = self._endpoint(scope)
-        refused = self._refusal(scope, endpoint)
+        refused = self._refusal(scope)
         if refused is not None:
             await failures.respond(send, refused, {"x-request-id": request_id(dict(scope["headers"]))}, style)
             return
         task = asyncio.current_task()
         assert task is not None
-        connection = Connection(receive, send, self.svc.config, task, scope.get(ABORT), style, last=time.monotonic())
+        abort, watch, now = scope.get(ABORT), scope.get(WATCH), time.monotonic()
+        connection = Connection(receive, send, self.svc.config, task, abort, watch, style, last=now)
         self.open.add(connection)
         if not self._sweeping:
             self._sweeping = True
@@ -95,7 +110,7 @@ class Edge:
     def _endpoint(self, scope: Scope) -> tuple[Endpoint, failures.Style]:
         """What serves the path, and how its failures look."""
         if scope["path"].startswith("/v1/"):
-            return HOT.get((scope["method"], scope["path"]), passthrough.other), failures.OPENAI
+            return HOT.get((scope["method"], scope["path"])) or _below(scope["path"]), failures.OPENAI
         return self._sessions, failures.JULEP
 
     async def _sessions(self, _svc: Services, scope: Scope, connection: Connection) -> None:
@@ -127,7 +142,7 @@ class Edge:
         if running:
             await asyncio.wait(running, timeout=SETTLE_S)
 
-    def _refusal(self, scope: Scope, endpoint: Endpoint) -> ProxyError | None:
+    def _refusal(self, scope: Scope) -> ProxyError | None:
         """What is refused before anything is read."""
         if scope["path"] in ALWAYS:
             return MethodNotAllowed(f"use GET for {scope['path']}", headers={"Allow": "GET, HEAD"})
@@ -138,9 +153,12 @@ class Edge:
                 "too many requests are running; try again, or raise limits.concurrent_requests",
                 headers={"Retry-After": "1"},
             )
-        if endpoint is passthrough.other and scope["path"] == "/v1/chat/completions":
-            return MethodNotAllowed("use POST for /v1/chat/completions", headers={"Allow": "POST"})
         return None
+
+
+def _below(path: str) -> Endpoint:
+    """What serves a path of /v1 that is not hot."""
+    return next((one for prefix, one in BELOW.items() if f"{path}/".startswith(f"{prefix}/")), passthrough.other)
 
 
 def unexpected() -> ProxyError:

@@ -1,9 +1,9 @@
 """Events of a turn -> one HTTP response; a client that leaves, a slow reader and a shutdown are cases of this file.
 
-The turn runs in the request's own task. A sweep of all open connections, ten times a second, does what would else be
-several timers for each request: it ends a body that does not come and a reader that takes nothing any more, keeps a
-silent stream alive with a comment, and starts a watcher for the client's disconnect. The watcher marks the client as
-gone and cancels the turn, which closes the upstream and settles what is stored.
+The turn runs in the request's own task. When the client hangs up, the server says so at once: the client is marked as
+gone and the turn is cancelled, which closes the upstream and settles what is stored. A sweep of all open connections,
+ten times a second, does what would else be several timers for each request: it ends a body that does not come and a
+reader that takes nothing any more, and keeps a silent stream alive with a comment.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 First = TypeVar("First")
 
 SWEEP_S = 0.1
-"""How often the connections are looked at; a client's disconnect is seen within this time."""
+"""How often the connections are looked at."""
 
 PING = b": ping\n"
 """One newline: with a blank line some SDKs take the comment for an empty event."""
@@ -48,7 +48,7 @@ class Connection:
     answer began, of the request's clock (perf_counter).
 
     `reading`: the body has not come yet; `late`: the sweep ended it for that. `client`: who is told when it leaves,
-    None while no turn runs. `abort` cuts the connection, where the server offers that.
+    None while no turn runs. `abort` cuts the connection and `watch` says when it is lost, where the server offers it.
     """
 
     receive: Receive
@@ -56,6 +56,7 @@ class Connection:
     config: Config
     task: asyncio.Task[None]
     abort: Callable[[], None] | None = None
+    watch: Callable[[Callable[[], None] | None], None] | None = None
     style: failures.Style = failures.OPENAI
     status: int = 0
     outcome: str = "ok"
@@ -68,7 +69,6 @@ class Connection:
     first: float | None = None
     blocked_since: float | None = None
     client: Client | None = None
-    watcher: asyncio.Future[None] | None = None
     pinging: asyncio.Future[None] | None = None
 
     async def start(self, status: int, headers: RawHeaders) -> None:
@@ -94,19 +94,12 @@ class Connection:
                 self.late = True
                 self.task.cancel()
         elif self.client is not None and not self.over:
-            if self.watcher is None:
-                self.watcher = asyncio.ensure_future(self._watch())
             if self.blocked_since is not None:
                 if now - self.blocked_since > server.send_timeout_s:
                     self.cut()
                     self.leave(stalled=True)
             elif self.comments and 0 < server.keepalive_comment_s <= now - self.last:
                 self.pinging = asyncio.ensure_future(self.write(PING))
-
-    async def _watch(self) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-        self.leave()
 
     def leave(self, stalled: bool = False) -> None:
         """The client is gone: the turn is told, and ended unless it may finish without one."""
@@ -151,6 +144,8 @@ async def deliver(
     """Sends the events: `head` makes the response's start of the first one. Raises ProxyError while nothing was sent;
     later the stream ends with an error event and no [DONE]."""
     connection.client = client
+    if connection.watch is not None:
+        connection.watch(connection.leave)
     try:
         async with aclosing(events):
             await _send(events, connection, head)
@@ -169,9 +164,10 @@ async def deliver(
         await _break(connection, failure)
     finally:
         connection.client = None
-        for beside in (connection.watcher, connection.pinging):
-            if beside is not None:
-                beside.cancel()
+        if connection.watch is not None:
+            connection.watch(None)
+        if connection.pinging is not None:
+            connection.pinging.cancel()
 
 
 async def _send(

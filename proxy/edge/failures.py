@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import msgspec
 from starlette.types import Send
 
-from proxy.errors import Invalid, ProxyError, UpstreamRefused
+from proxy.errors import Invalid, ProxyError, UpstreamError
 from proxy.upstream import wire
 
 KEYS = ("message", "type", "param", "code")
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,12 @@ class Style:
 
 def _openai(failure: ProxyError) -> bytes:
     """The four-key envelope; an upstream's own JSON error is kept, with the keys it lacks."""
-    if isinstance(failure, UpstreamRefused) and failure.body is not None:
-        given = msgspec.json.decode(failure.body)
-        error = given["error"]
+    if isinstance(failure, UpstreamError) and failure.body is not None:
+        given = _fields(failure.body)
+        error = _fields(given["error"])
         if all(key in error for key in KEYS):
             return failure.body
-        return msgspec.json.encode({**given, "error": dict.fromkeys(KEYS) | error})
+        return msgspec.json.encode({**given, "error": {**dict.fromkeys(KEYS), **error}})
     error = {"message": failure.message, "type": failure.type, "param": failure.param, "code": failure.code}
     return msgspec.json.encode({"error": error})
 
@@ -36,7 +38,7 @@ def _openai(failure: ProxyError) -> bytes:
 def _julep(failure: ProxyError) -> bytes:
     """{message, code, type, details}; with status 422 also FastAPI's `detail`."""
     message, code, kind = failure.message, failure.code, failure.type
-    if isinstance(failure, UpstreamRefused) and failure.body is not None:
+    if isinstance(failure, UpstreamError) and failure.body is not None:
         given = msgspec.json.decode(failure.body)["error"]
         message, kind = str(given.get("message") or message), str(given.get("type") or kind)
         code = None if given.get("code") is None else str(given["code"])

@@ -1,6 +1,7 @@
-"""The server's HTTP protocol with the limits that uvicorn lacks: time for the headers and their size."""
+"""The server's HTTP protocol with what uvicorn lacks: limits on the headers, and a word when a client hangs up."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -8,6 +9,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 ABORT = "session_proxy.abort"
 """The key of an ASGI scope under which the connection can be cut at once: a close would wait for a client that reads
 nothing."""
+
+WATCH = "session_proxy.watch"
+"""The key of an ASGI scope under which `GuardedProtocol.watch` stands."""
 
 HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 10.0
@@ -33,6 +37,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     _head = 0
     _late: asyncio.TimerHandle | None = None
+    _left: Callable[[], None] | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -41,6 +46,15 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
         super().connection_lost(exc)
+        if self._left is not None:
+            self._left()
+
+    def watch(self, left: Callable[[], None] | None) -> None:
+        """Has `left` called when the client hangs up, soon if it has; until None takes its place. To await
+        `http.disconnect` instead takes a task for each request."""
+        self._left = left
+        if left is not None and self.transport.is_closing():
+            self.loop.call_soon(left)
 
     def data_received(self, data: bytes) -> None:
         if self._late is None and self._head == 0 and (self.cycle is None or self.cycle.response_complete):
@@ -63,9 +77,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_time()
         super().on_headers_complete()
-        cast("dict[str, Any]", self.scope)[ABORT] = (
-            self.transport.abort
-        )  # the request's task starts after this callback
+        scope = cast("dict[str, Any]", self.scope)  # the request's task starts after this callback
+        scope[ABORT], scope[WATCH] = self.transport.abort, self.watch
 
     def _in_time(self) -> None:
         self._head = 0

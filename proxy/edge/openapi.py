@@ -3,13 +3,26 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from proxy import __version__
 from proxy.edge import openapi_v1, statuses, wording
-from proxy.edge.julep import agents, branches, chat, chat_shapes, docs, history, sessions, shapes, tools, users
+from proxy.edge.julep import (
+    agents,
+    branches,
+    chat,
+    chat_shapes,
+    docs,
+    embed,
+    files,
+    history,
+    sessions,
+    shapes,
+    tools,
+    users,
+)
 from proxy.edge.operation import FILTER, Handler, Lines, Operation
 from proxy.edge.published import Publication
 from proxy.edge.statuses import PASSED_ON
@@ -27,7 +40,8 @@ FAILURES: Mapping[Handler, tuple[int, ...]] = {
     agents.models: (PASSED_ON, 502, 504),
     chat.chat: (PASSED_ON, 409, 502, 504),
     docs.create: (409,),
-    **dict.fromkeys((agents.create, agents.put, users.create, users.put), ADMITTING),
+    embed.embed: (PASSED_ON, 501, 502, 504),
+    **dict.fromkeys((agents.create, agents.put, users.create, users.put, files.create), ADMITTING),
     **dict.fromkeys((sessions.create, sessions.put), (409, *ADMITTING)),
     branches.undo: (409, 422),
     **dict.fromkeys((branches.fork, branches.delete), (409,)),
@@ -207,7 +221,8 @@ def _answers(operation: Operation, refer: Refer) -> Json:
     if operation.answer is Lines:
         content: Json = {"application/x-ndjson": {"schema": {"type": "string", "description": "JSON Lines"}}}
         return {str(operation.status): {"description": "Line by line", "content": content}}
-    said = (inspect.getdoc(operation.answer) or "").split("\n\n")[0]
+    item = next(iter(get_args(operation.answer)), operation.answer)  # a plain list is told of as its items are
+    said = (inspect.getdoc(item) or "").split("\n\n")[0]
     content = {"application/json": {"schema": refer(operation.answer)}}
     out = {str(operation.status): {"description": " ".join(said.split()), "content": content}}
     if operation.answer is chat_shapes.ChatResponse:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy import __version__
-from proxy.edge import statuses
+from proxy.edge import openapi_stored, statuses
 
 Json = dict[str, Any]
 
 TAGS: list[Json] = [
     {"name": "OpenAI", "description": "The OpenAI API: any of its clients, with one header more for a session."},
+    openapi_stored.TAG,
     {"name": "Health", "description": "For probes, which need no key, and for Prometheus."},
 ]
 
@@ -72,7 +73,7 @@ OPTIONS: Mapping[str, tuple[str, Json]] = {
     "X-Custom-Api-Key": ("A key of the model server, in place of the configured one.", {"type": "string"}),
 }
 
-SCHEMAS: Json = {
+SCHEMAS: Json = openapi_stored.SCHEMAS | {
     "ChatCompletionRequest": {
         "type": "object",
         "description": "OpenAI's request. Every other field reaches the model server unchanged.",
@@ -85,6 +86,10 @@ SCHEMAS: Json = {
                 "description": "The newest message, or all of them: what is stored is recognised.",
             },
             "stream": {"type": "boolean", "default": False},
+            "store": {
+                "anyOf": [{"type": "boolean"}, {"type": "null"}],
+                "description": "`true`: the answer is kept as a stored completion too, with `metadata`.",
+            },
             "session": {
                 "type": "object",
                 "description": "The session and its options in the body: `id`, `mode`, `token_budget` and so on.",
@@ -131,7 +136,7 @@ SCHEMAS: Json = {
     },
 }
 
-STYLE = "OpenAI"
+STYLE = openapi_stored.STYLE
 RESPONSES = statuses.responses({"$ref": "#/components/schemas/OpenAIError"}, STYLE)
 
 
@@ -230,7 +235,8 @@ METRICS: Json = {
     },
 }
 PATHS: Json = {
-    "/v1/chat/completions": {"post": COMPLETIONS},
+    "/v1/chat/completions": {"post": COMPLETIONS, "get": openapi_stored.LIST},
+    **openapi_stored.BELOW,
     "/v1/models": {"get": MODELS},
     "/healthz": {"get": HEALTHZ},
     "/readyz": {"get": READYZ},

@@ -19,14 +19,19 @@ from proxy.edge.julep import (
     chat_shapes,
     doc_shapes,
     docs,
+    embed,
     export,
+    file_shapes,
+    files,
     history,
+    jobs,
     sessions,
     shapes,
     tools,
     turns,
     users,
 )
+from proxy.edge.openai import stored
 from proxy.edge.openai.chat import completions
 from proxy.edge.operation import CONNECTION, Lines, Operation, PathEndpoint
 from proxy.edge.published import Publication, Published
@@ -39,6 +44,11 @@ Endpoint = Callable[[Services, Scope, Connection], Awaitable[None]]
 HOT: dict[tuple[str, str], Endpoint] = {
     ("POST", "/v1/chat/completions"): completions,
 }
+
+BELOW: dict[str, Endpoint] = {
+    stored.PATH: stored.stored,
+}
+"""Paths of /v1 that are ours with all that stands below them, where HOT has nothing; the others pass through."""
 
 PLAIN = [
     Route("/healthz", health.healthz, methods=["GET"]),
@@ -78,6 +88,7 @@ OPERATIONS = [
     Operation("GET", SESSION + "/history", history.show, chat_shapes.History, query=chat_shapes.Ranged),
     Operation("DELETE", SESSION + "/history", history.clear, shapes.Deleted, 202),
     Operation("GET", SESSION + "/turns", turns.page, branch_shapes.Turns, query=branch_shapes.TurnListing),
+    Operation("GET", SESSION + "/turns/{turn}", turns.get, branch_shapes.WholeTurn),
     Operation("GET", SESSION + "/turns/{turn}/context", turns.context, branch_shapes.Context),
     Operation("GET", SESSION + "/branches", branches.page, branch_shapes.Branches, query=branch_shapes.BranchListing),
     Operation("DELETE", SESSION + "/branches/{branch}", branches.delete, branch_shapes.DeletedBranch, 202),
@@ -118,6 +129,12 @@ OPERATIONS = [
         )
     ],
     Operation("GET", "/docs/{doc}", docs.get, doc_shapes.Doc),
+    Operation("POST", "/embed", embed.embed, file_shapes.Embedded, body=file_shapes.Embed),
+    Operation("GET", "/files", files.page, list[file_shapes.File], query=file_shapes.FileListing),
+    Operation("POST", "/files", files.create, file_shapes.File, 201, body=file_shapes.CreateFile, small=False),
+    Operation("GET", "/files/{id}", files.get, file_shapes.File),
+    Operation("DELETE", "/files/{id}", files.delete, shapes.Deleted, 202),
+    Operation("GET", "/jobs/{id}", jobs.get, file_shapes.JobStatus),
 ]
 """The Sessions API, under / and /api. Each row: method, path, handler, what it answers, with which status, and what it
 takes."""

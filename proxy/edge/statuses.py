@@ -20,6 +20,7 @@ MEANINGS = {
     415: ("UnsupportedMedia", "The body is not `application/json`."),
     422: ("Invalid", "A field does not fit its type, or a key of a retry was used for another request."),
     429: ("TooManyRequests", "Too many requests are running: ask again after `Retry-After`."),
+    501: ("NotConfigured", "A part that this takes is not installed or switched off; the message says what to do."),
     502: ("UpstreamError", "The model server cannot be reached, or its answer broke off."),
     503: ("Unavailable", "The storage is down or the server is stopping: ask again."),
     504: ("UpstreamTimeout", "The model server did not answer in time."),

@@ -5,13 +5,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from proxy.edge.julep import branch_shapes, chat_shapes, doc_shapes, shapes
+from proxy.edge.julep import branch_shapes, chat_shapes, doc_shapes, file_shapes, shapes
 
 ABOUT = (
     "Sessions, agents, users, documents and tools for any OpenAI-compatible model server, under `/` and under `/api`, "
     "and the OpenAI API itself under `/v1`. Fields that an operation does not know are ignored. Lists are "
-    '`{"items": [...]}`. Ids are UUIDs; a session may also be called by the name that a client gave it. What is '
-    "unknown and what belongs to somebody else are the same 404."
+    '`{"items": [...]}`, but that of files. Ids are UUIDs; a session may also be called by the name that a client gave '
+    "it. What is unknown and what belongs to somebody else are the same 404."
 )
 KEY = (
     "A key of `session-proxy keys create`, or in passthrough mode the model server's. In open mode, on this machine "
@@ -31,6 +31,9 @@ TAGS = {
     "export": CONVERSATIONS,
     "tools": ("Tools", "What a model may call."),
     "docs": ("Documents", "What agents, users and sessions can look up."),
+    "embed": ("Embeddings", "Texts as vectors, by the embedder that is configured."),
+    "files": ("Files", "Bytes that are kept and given back."),
+    "jobs": ("Jobs", "Julep's way to ask whether something is done; here it is, once it has an id."),
 }
 """The module that an operation's handler stands in -> what the operation is listed under."""
 
@@ -128,5 +131,7 @@ EXAMPLES: Mapping[type[Struct], dict[str, Any]] = {
     },
     doc_shapes.DeleteDocs: {"metadata_filter": {"kind": "policy"}},
     doc_shapes.Search: {"text": "shipping to France", "limit": 5},
+    file_shapes.CreateFile: {"name": "hello.txt", "mime_type": "text/plain", "content": "aGVsbG8="},
+    file_shapes.Embed: {"text": ["Do you ship to France?", "When do you open?"]},
 }
 """A body to begin with, by the type that reads it."""

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from proxy.context.summary import spoken
 from proxy.recall import chunk, query
 from proxy.reconcile import content_of
 from proxy.store.history import Told
@@ -40,6 +41,7 @@ def line(told: Told) -> Line:
     content = content_of(value)
     if isinstance(content, list):
         content = "\n".join(part[1] for part in content if part[0] == "text" and isinstance(part[1], str))
+    content = content or spoken(value)
     longest = RESULT if told.role in ("tool", "function") else INDEXED
     name = value.get("name") if told.role in ("user", "assistant") else None
     return Line(told.branch, told.seq, told.at, told.role, name if isinstance(name, str) else "", content[:longest])

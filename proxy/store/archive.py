@@ -11,7 +11,7 @@ import msgspec
 
 from proxy.errors import BadRequest
 from proxy.resources import Doc, Member, MemberKind, Owner, Tool
-from proxy.store import blobs, docs, facets, keys, owners, sessions
+from proxy.store import blobs, choices, docs, facets, keys, owners, sessions
 from proxy.store.database import Database, Row, Tx
 from proxy.store.docs import Chunk
 from proxy.store.entries import PAGE
@@ -77,7 +77,8 @@ class InstructionsPart(msgspec.Struct, frozen=True, gc=False, tag="instructions"
 
 
 class TurnPart(msgspec.Struct, frozen=True, gc=False, tag="turn"):
-    """A turn without its entries, which are those from `first` to `last` of its branch."""
+    """A turn without its entries, which are those from `first` to `last` of its branch. `choices`: what they do not
+    tell of its answer; reading turns leaves it out."""
 
     number: int
     branch: int
@@ -90,6 +91,7 @@ class TurnPart(msgspec.Struct, frozen=True, gc=False, tag="turn"):
     ledger: bytes
     usage: bytes | None
     created_at: int
+    choices: bytes | None = None
 
 
 class EntryPart(msgspec.Struct, frozen=True, gc=False, tag="entry"):
@@ -350,6 +352,8 @@ class _Making:
             (self.scope.tenant, session, part.number, part.branch, part.first, part.last, part.status, part.model,
              self.instructions[part.instructions], part.request_id, part.ledger, part.usage, part.created_at),
         )  # fmt: skip
+        if part.choices is not None:
+            choices.put(self.tx, self.scope, session, part.number, part.choices)
 
     def _entry(self, part: EntryPart, session: int) -> None:
         new = part.message

@@ -106,7 +106,7 @@ def touch(tx: Tx, scope: Scope, kind: str, owner: int, now: int) -> None:
 
 async def page(db: Database, scope: Scope, kind: str, where: Sequence[Facet], page: Page) -> list[int]:
     """The numbers of the things that have all of the facets `where` (at least one), in the page's order."""
-    at, last = START[page.direction]
+    at, last = page.after or START[page.direction]
     first, *rest = await _rarest_first(db, scope, kind, where, page)
     along = (kind, *first, msgspec.json.encode(rest).decode())
     longest = max(STEP // len(where), 1)
@@ -132,8 +132,9 @@ async def _rarest_first(db: Database, scope: Scope, kind: str, where: Sequence[F
     if len(where) == 1:
         return list(where)
     reach: dict[Facet, tuple[int, int]] = {}
+    begin = page.after or START[page.direction]
     for facet in where:
-        rows = await _part(db, scope, (kind, *facet, "[]"), page, (*START[page.direction], 1, SAMPLE - 1))
+        rows = await _part(db, scope, (kind, *facet, "[]"), page, (*begin, 1, SAMPLE - 1))
         reach[facet] = rows[0][:2] if rows else START["asc" if page.direction == "desc" else "desc"]
     return sorted(reach, key=lambda facet: reach[facet], reverse=page.direction == "asc")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from proxy.errors import Conflict, Unavailable, Unprocessable
-from proxy.store import blobs, calibrations, facets, keys, sessions
+from proxy.store import blobs, calibrations, choices, completions, facets, keys, sessions
 from proxy.store.database import Database, Tx, Value
 from proxy.types import Branch, Instructions, Message, Scope, Session, Status
 
@@ -29,7 +29,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     `session` None: the session is made, as `name`. `branch` None with it. `fork_at`: a new branch starts after that
     seq of `branch`, whose running total there is `fork_total`. `number`: the turn's number. `answer` b"": kept for no
     retry. `request`: the hash that a retry must share. `carried`: JSON of types.Carried. `recalled`: the text
-    that went up with the turn's user message. Times are epoch milliseconds.
+    that went up with the turn's user message. `choices`: what the history does not tell of the answer (choices.py).
+    Times are epoch milliseconds.
     """
 
     uuid: str
@@ -55,6 +56,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     carried: bytes = b""
     recalled: bytes | None = None
     learnt: Calibrated | None = None
+    completion: completions.New | None = None
+    choices: bytes | None = None
 
 
 class Answered(msgspec.Struct, frozen=True, gc=False):
@@ -156,6 +159,10 @@ def _append(tx: Tx, scope: Scope, record: Record, kept: Sequence[blobs.Taken]) -
          record.cut, record.cut_key, record.carried, record.recalled),
     )  # fmt: skip
     _keep_answer(tx, scope, session, record)
+    if record.choices is not None:
+        choices.put(tx, scope, session, record.number, record.choices)
+    if record.completion is not None:
+        completions.put(tx, scope, record.completion, (session, record.number))
     if record.learnt is not None:
         calibrations.put(tx, record.learnt.upstream, record.learnt.model, record.learnt.state, record.now)
     return session, branch

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import msgspec
 
-LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "notice": 50}
+"""`notice` shows at every level that can be set: what somebody has asked for and waits for."""
 FLUSH_S = 0.2
 """Lines are written together: a write for each would cost a request more than making its line."""
 
@@ -34,6 +35,10 @@ class Logger:
     def __init__(self, level: str) -> None:
         self._least = LEVELS[level]
         self._lines: list[bytes] = []
+
+    def least(self, level: str) -> None:
+        """From now on only lines of that level or above."""
+        self._least = LEVELS[level]
 
     def __call__(self, level: str, event: str, **facts: object) -> None:
         if LEVELS[level] < self._least:

@@ -67,6 +67,7 @@ COUNTERS: Mapping[str, tuple[str, Key, Collection[Key]]] = {
     "cleared_results": ("Old tool results that a marker stood in for, in each turn again.", (), [()]),
     "summaries": ("Summaries.", ("outcome",), [("made",), ("failed",)]),
     "context_retries": ("Turns sent again, shorter, since the model's context was too small.", (), [()]),
+    "fallbacks": ("Requests that went on to another upstream, since one failed them.", (), [()]),
     "session_errors": ("Parts that failed while their turn went on without them.", ("part",), _each(PARTS)),
     "lost_turns": ("Turns whose answer was sent while the store did not confirm them.", (), [()]),
     "requests": ("Requests, by the answer's status; `none`: it ended before one.", ("endpoint", "code"), []),
@@ -203,6 +204,10 @@ class Metrics:
     def context_retry(self) -> None:
         """A turn that is sent again, shorter: the model's context was smaller than thought."""
         self._add("context_retries")
+
+    def fallback(self) -> None:
+        """A request that goes to another upstream."""
+        self._add("fallbacks")
 
     def session_error(self, part: str) -> None:
         """A part of PARTS that failed open: the turn goes on without it."""

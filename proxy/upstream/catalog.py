@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -18,12 +18,20 @@ WAIT_S = 5.0
 
 
 class Catalog:
-    """Context sizes by upstream and model. A list that does not come is asked for again after half a minute."""
+    """Context sizes by upstream and model. A list that does not come is asked for again after half a minute.
 
-    def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
+    `before`: the one until a reload, which knows already what the upstreams in `same` said.
+    """
+
+    def __init__(
+        self, upstreams: Mapping[str, Upstream], before: "Catalog | None" = None, same: Collection[str] = ()
+    ) -> None:
         self._upstreams = upstreams
         self._sizes: dict[str, dict[str, int]] = {}
         self._until: dict[str, float] = {}
+        if before is not None:
+            self._sizes = {name: sizes for name, sizes in before._sizes.items() if name in same}
+            self._until = {name: until for name, until in before._until.items() if name in same}
         self._asking: dict[str, asyncio.Lock] = {}
 
     async def context_of(self, target: Target, headers: Headers) -> int | None:

@@ -15,6 +15,7 @@ class HttpUpstream:
     """`protocol.Upstream` over HTTP/1.1. Follows no redirect, uses no proxy, asks for no compression.
 
     A slot (one of `max_connections`) is held from `send` until the answer's `aclose`, and by each resting connection.
+    Once it is retired, no connection rests.
     Raises BadConfig for a base URL that cannot be used. `ssl_context` defaults to one that verifies.
     """
 
@@ -34,7 +35,7 @@ class HttpUpstream:
         self._resting: list[Connection] = []  # the last used is the next to be used: the others may age and go
         self._all: set[Connection] = set()
         self._waiters: deque[asyncio.Future[Connection | None]] = deque()
-        self._closed = False
+        self._closed = self._retired = False
 
     async def send(self, call: Call) -> HttpAnswer:
         """The answer's status and headers. Raises UpstreamUnreachable or UpstreamTimeout; ValueError for a bad call."""
@@ -61,6 +62,13 @@ class HttpUpstream:
                 waiter.set_exception(_closed())
         for connection in list(self._all):
             connection.abort(_closed())
+
+    def retire(self) -> None:
+        """For a client that no new request will use: those that have it still may send, and each connection is closed
+        once it is done."""
+        self._retired = True
+        for connection in tuple(self._resting):
+            connection.abort()  # calls _dropped, which takes it off the list
 
     # --- slots and connections ---
 
@@ -137,19 +145,24 @@ class HttpUpstream:
     def _give_back(self, connection: Connection | None) -> None:
         """The end of holding a slot: the next waiter gets it, else the connection rests, else the slot is free."""
         if connection is not None and (self._closed or not connection.reusable):
-            self._all.discard(connection)
-            connection.abort()
+            self._leave(connection)
             connection = None
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(connection)
                 return
-        if connection is None:
+        if connection is None or self._retired:
             self._free += 1
+            self._leave(connection)
         else:
             connection.rest()
             self._resting.append(connection)
+
+    def _leave(self, connection: Connection | None) -> None:
+        if connection is not None:
+            self._all.discard(connection)
+            connection.abort()
 
     def _dropped(self, connection: Connection) -> None:
         self._resting.remove(connection)

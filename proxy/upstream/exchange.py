@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -14,11 +15,19 @@ from proxy.upstream.protocol import Answer, Call, Upstream
 ERROR_BODY = 1 << 20
 """Bytes of an error answer that are read at the most."""
 
-KEPT = (b"retry-after", b"x-should-retry", b"x-ratelimit-", b"openai-")
+KEPT = (b"retry-after", b"x-should-retry", b"x-ratelimit-", b"openai-", b"anthropic-")
+
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def _never(_: UpstreamError) -> bool:
+def never(_: UpstreamError) -> bool:
+    """For `final`: retries are worth their wait."""
     return False
+
+
+def always(_: UpstreamError) -> bool:
+    """For `final`: no retry, since another upstream takes over."""
+    return True
 
 
 async def exchange(
@@ -26,7 +35,7 @@ async def exchange(
     settings: UpstreamConfig,
     call: Call,
     own_key: bool,
-    final: Callable[[UpstreamError], bool] = _never,
+    final: Callable[[UpstreamError], bool] = never,
 ) -> Answer:
     """A 2xx answer, to be closed by the caller. Raises UpstreamError for everything else, redirects among it: they
     would show a client where the upstream is, and take its key there.
@@ -47,7 +56,7 @@ async def exchange(
             failure, status = exc, retry.UNREACHABLE
         if final(failure):
             raise failure
-        pause = retry.wait(attempt, settings.retries, status, _retry_after(failure), random.random())
+        pause = retry.wait(attempt, settings.retries, status, retry_after(failure), random.random())
         if pause is None:
             raise failure
         await asyncio.sleep(pause)
@@ -100,23 +109,40 @@ async def read(answer: Answer, limit: int) -> bytes:
 
 
 def _envelope(body: bytes) -> tuple[str | None, bytes | None]:
-    """(message, body) of a JSON error in any of the known dialects; (None, None) for HTML and other garbage."""
+    """(message, body) of a JSON error in any of the known dialects. The body has an `error` object; None where the
+    upstream says no more than its message. (None, None) for HTML and other garbage."""
     try:
         value = msgspec.json.decode(body)
+        if isinstance(value, list) and value:  # Gemini's
+            value, body = value[0], bytes(_items(body)[0])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None, None
-    error = value.get("error") if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None, None
+    error, message = value.get("error"), value.get("message")
     if isinstance(error, dict):
         return str(error.get("message") or "the upstream reported an error"), body
     if isinstance(error, str):
         return error, None
-    for key in ("message", "detail"):
-        if isinstance(value, dict) and isinstance(value.get(key), str):
-            return value[key], None
-    return None, None
+    if isinstance(message, str):
+        return message, b'{"error":%b}' % body if {"type", "code"} & value.keys() else None  # vLLM's, before 2025-08
+    return _detail(value.get("detail")), None
 
 
-def _retry_after(failure: UpstreamError) -> float | None:
+def _detail(detail: Any) -> str | None:
+    """The message of a FastAPI server's error: its `detail` is a text, or a list of what is wrong with each field."""
+    if not isinstance(detail, list):
+        return detail if isinstance(detail, str) else None
+    said = []
+    for wrong in detail:
+        if isinstance(wrong, dict) and isinstance(wrong.get("msg"), str):
+            at = wrong.get("loc")
+            said.append(f"{'.'.join(map(str, at))}: {wrong['msg']}" if isinstance(at, list) else wrong["msg"])
+    return "; ".join(said) or None
+
+
+def retry_after(failure: UpstreamError) -> float | None:
+    """Seconds for which an upstream asked to be left alone; None if it did not."""
     try:
         if "retry-after-ms" in failure.headers:
             return float(failure.headers["retry-after-ms"]) / 1000

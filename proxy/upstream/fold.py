@@ -1,42 +1,90 @@
 """The whole answer as a fold over its chunks. Pure: chunks in, one chat.completion out; fold(split(x)) == x.
 
-Unknown fields of a message survive: text grows by joining, lists whose items carry an `index` merge by it, names and
-ids are set once. What the client sees is relayed as it came (wire.py); this is the copy for the store.
+Each choice is folded by itself; choice 0 becomes history. Unknown fields survive, of the answer, of a choice and of its
+message (merge.py). What the client sees is relayed as it came (wire.py); this is the copy for the store.
 """
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from proxy.errors import UpstreamBroken, UpstreamError, UpstreamRefused
+from proxy.upstream import merge
 
-SET_ONCE = frozenset({"role", "type", "id", "name", "signature", "index", "format", "object"})
-"""Strings that a later chunk repeats or brings once; joining them would double them."""
-
-
-DEEPEST = 64
-"""Levels of JSON that a message may have."""
+INSTEAD = ("tool_calls", "function_call", "refusal", "audio")
+"""What an assistant may say in place of a content."""
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, frozen=True, gc=False):
     index: int = 0
     delta: dict[str, Any] | None = None
-    message: dict[str, Any] | None = None
+    logprobs: Any = None
     finish_reason: str | None = None
+    message: dict[str, Any] | None = None
 
 
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    usage: dict[str, Any] | None = None
-    error: Any = None
+class _Chunk(msgspec.Struct, frozen=True, gc=False):
     id: str | None = None
-    model: str | None = None
+    object: Any = None
     created: int | float | None = None
+    model: str | None = None
+    service_tier: Any = None
+    system_fingerprint: Any = None
+    choices: Sequence[_Choice] | None = None
+    usage: dict[str, Any] | None = None
+    obfuscation: Any = None
+    error: Any = None
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
+_OF_CHUNK, _OF_CHOICE = frozenset(_Chunk.__struct_fields__), frozenset(_Choice.__struct_fields__)
+
+
+class _KnownChoice(_Choice, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A choice without fields of its vendor, but for those that are null in most of their chunks."""
+
+    matched_stop: None = None
+    native_finish_reason: None = None
+    stop_reason: None = None
+    token_ids: None = None
+
+
+class _Known(_Chunk, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A chunk of which nothing is lost when it is read so."""
+
+    choices: Sequence[_KnownChoice] | None = None
+
+
+_decode = msgspec.json.Decoder(_Known).decode
+_any = msgspec.json.Decoder().decode
+_UNREADABLE = (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError)
+
+
+class _Said:
+    """A choice so far: its text in pieces, the other fields of its message, and those of the choice itself."""
+
+    __slots__ = ("finish", "logprobs", "more", "rest", "text")
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.rest: dict[str, Any] = {}
+        self.finish: str | None = None
+        self.logprobs: Any = None
+        self.more: dict[str, Any] = {}
+
+    def take(self, choice: _Choice) -> None:
+        """One chunk's part of the choice."""
+        for key, value in (choice.delta or {}).items():
+            if key == "content" and (value is None or isinstance(value, str)):
+                self.text.append(value or "")
+            elif key not in ("role", "obfuscation"):
+                merge.put(self.rest, key, value)
+        if choice.finish_reason is not None:
+            self.finish = choice.finish_reason
+        if choice.logprobs is not None:
+            self.logprobs = merge.noted(self.logprobs, choice.logprobs, grows=True)
 
 
 class Fold:
@@ -47,114 +95,195 @@ class Fold:
         self.model: str | None = None
         self.created = 0
         self.usage: dict[str, Any] | None = None
-        self._text: dict[int, list[str]] = {}
-        self._rest: dict[int, dict[str, Any]] = {}
-        self._finish: dict[int, str] = {}
+        self._choices: dict[int, _Said] = {}
+        self._tier: Any = None
+        self._fingerprint: Any = None
+        self._more: dict[str, Any] = {}
+        self._odd = False  # whether the last chunk had fields of its vendor
+        self._torn = False  # whether a text may hold half of a character
 
     @property
     def finished(self) -> bool:
-        """Whether the answer that becomes history (choice 0) is whole."""
-        return 0 in self._finish
+        """Whether every choice that was seen is whole, choice 0, which becomes history, among them."""
+        return 0 in self._choices and all(said.finish is not None for said in self._choices.values())
 
     @property
     def has_text(self) -> bool:
-        return any(self._text.get(0, ()))
+        return 0 in self._choices and any(self._choices[0].text)
 
     def add(self, payload: bytes) -> bool:
         """Takes one chunk. True: it is nothing but the usage that the proxy asked for. Raises UpstreamBroken."""
-        chunk = _parsed(payload)
-        if chunk.error is not None and not chunk.choices:
-            raise in_band(chunk.error)
-        if self.id is None and chunk.id is not None:
-            self.id, self.model, self.created = chunk.id, chunk.model, int(chunk.created or 0)
-        if chunk.usage is not None:
-            self.usage = chunk.usage
+        chunk = self._read(payload)
         for choice in chunk.choices or ():
-            if choice.delta:
-                self._grow(choice.index, choice.delta)
-            if choice.finish_reason is not None:
-                self._finish[choice.index] = choice.finish_reason
+            said = self._choices.get(choice.index) or self._begun(choice.index)
+            delta = choice.delta
+            plain = delta and len(delta) == 1 and choice.finish_reason is None and choice.logprobs is None
+            if plain and type(text := delta.get("content")) is str:
+                said.text.append(text)  # most chunks: this is what the hot path costs
+            else:
+                said.take(choice)
         return chunk.usage is not None and not chunk.choices
 
     def whole(self, body: bytes) -> None:
         """Takes a non-streamed answer. Raises UpstreamBroken when it is not a chat completion."""
-        chunk = _parsed(body)
-        if chunk.error is not None and not chunk.choices:
-            raise in_band(chunk.error)
-        if not chunk.choices or chunk.choices[0].message is None:
+        choices = self._read(body).choices
+        if not choices or choices[0].message is None:
             raise UpstreamBroken("the upstream's answer is not a chat completion: it has no choices[0].message")
-        self.id, self.model, self.created, self.usage = chunk.id, chunk.model, int(chunk.created or 0), chunk.usage
-        for choice in chunk.choices:
-            self._rest[choice.index] = dict(choice.message or {})
-            self._finish[choice.index] = choice.finish_reason or "stop"
+        given = [choice.index for choice in choices]
+        places = given if 0 in given and len(set(given)) == len(given) else range(len(given))  # some do not count them
+        for place, choice in zip(places, choices, strict=True):
+            said = self._choices.get(place) or self._begun(place)
+            said.take(choice)
+            said.rest = dict(choice.message or {})
 
-    def _grow(self, index: int, delta: dict[str, Any]) -> None:
-        if len(delta) == 1 and isinstance(delta.get("content"), str):
-            self._text.setdefault(index, []).append(delta["content"])
-            return
-        rest = dict(delta)
-        text = rest.pop("content", None)
-        if isinstance(text, str) and text:
-            self._text.setdefault(index, []).append(text)
-        elif isinstance(text, list):
-            rest["content"] = text
-        _merge(self._rest.setdefault(index, {}), rest)
+    def _read(self, payload: bytes) -> _Chunk:
+        """A chunk or an answer; what stands beside its choices is taken up."""
+        try:
+            chunk = self._loosely(payload) if self._odd else _decode(payload)
+        except _UNREADABLE:
+            chunk = self._loosely(payload)
+        if chunk.error is not None and all(choice.finish_reason == "error" for choice in chunk.choices or ()):
+            raise in_band(chunk.error, payload)
+        if not self.id:
+            self._name(chunk)
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if chunk.service_tier is not None:
+            self._tier = chunk.service_tier
+        if chunk.system_fingerprint is not None:
+            self._fingerprint = chunk.system_fingerprint
+        return chunk
 
-    def message(self, index: int = 0) -> dict[str, Any]:
-        """A choice's message: role, content, and whatever else the upstream sent. Raises UpstreamBroken when its types
-        are wrong: what is stored is sent again, and must not spoil the session."""
-        rest = self._rest.get(index, {})
-        out: dict[str, Any] = {"role": "assistant"}  # whatever it calls itself: it is sent again as such
-        text = "".join(self._text.get(index, ()))
-        content = text if text or "content" not in rest else rest["content"]
-        out["content"] = content if content or not rest.get("tool_calls") else None
-        out.update((key, value) for key, value in rest.items() if key not in out and value not in (None, [], ""))
-        for call in out.get("tool_calls") or ():
-            if isinstance(call, dict):
-                call.pop("index", None)
-                call.setdefault("type", "function")
+    def _name(self, chunk: _Chunk) -> None:
+        """Takes up whose answer it is. Some servers begin with a chunk that does not say it."""
+        self.id = chunk.id or self.id
+        self.model = self.model or chunk.model
+        self.created = self.created or int(chunk.created or 0)
+
+    def _begun(self, index: int) -> _Said:
+        said = self._choices[index] = _Said()
+        return said
+
+    def _loosely(self, payload: bytes) -> _Chunk:
+        """What has fields of its vendor, as the next chunk will have, or halves of characters."""
+        value = self._value(payload)
+        try:
+            chunk = msgspec.convert(value, _Chunk)
+        except msgspec.ValidationError as exc:
+            raise _broken() from exc
+        more = _beside(value, _OF_CHUNK)
+        self._odd = bool(more)
+        self._more = merge.noted(self._more, more, grows=False)
+        for choice, given in zip(chunk.choices or (), value.get("choices") or (), strict=True):
+            more = _beside(given, _OF_CHOICE)
+            if more:
+                said = self._choices.get(choice.index) or self._begun(choice.index)
+                said.more = merge.noted(said.more, more, grows=True)
+                self._odd = True
+        return chunk
+
+    def _value(self, payload: bytes) -> Any:
+        try:
+            return _any(payload)
+        except _UNREADABLE:
+            pass
+        try:  # a lone surrogate, or half of a pair whose other half is in the next chunk
+            value = json.loads(payload, parse_constant=_refuse, parse_float=_finite)
+        except (ValueError, RecursionError) as exc:
+            raise _broken() from exc
+        self._torn = True
+        return value
+
+    def message(self) -> dict[str, Any]:
+        """Choice 0's message, as it becomes history: role, content, and whatever else the upstream sent. Raises
+        UpstreamBroken when its types are wrong: what is stored is sent again, and must not spoil the session."""
+        out = self._message(self._choices.get(0) or _Said())
         _check(out)
-        return _clean(out)
+        return {key: value for key, value in out.items() if key in ("role", "content") or value not in (None, [], "")}
 
     def text_only(self) -> dict[str, Any]:
         """What a client saw of an answer that was cut short: its text, never a piece of a tool call."""
-        return _clean({"role": "assistant", "content": "".join(self._text.get(0, ()))})
+        said = self._choices.get(0) or _Said()
+        return {"role": "assistant", "content": merge.settled(merge.Text(said.text), self._torn)}
 
     def completion(self) -> dict[str, Any]:
-        """The answer as a chat.completion object, all choices."""
-        indexes = sorted({*self._text, *self._rest, *self._finish} or {0})
-        choices = [
-            {"index": n, "message": self.message(n), "logprobs": None, "finish_reason": self._finish.get(n)}
-            for n in indexes
-        ]
-        return {
+        """The answer as a chat.completion object, all choices. What the upstream does not say stands there only where
+        the format asks for it."""
+        out: dict[str, Any] = {
             "id": self.id,
             "object": "chat.completion",
             "created": self.created,
             "model": self.model,
-            "choices": choices,
-            "usage": self.usage,
+            "choices": [self._choice(n) for n in sorted(self._choices) or (0,)],
+        }
+        more = {"usage": self.usage, "service_tier": self._tier, "system_fingerprint": self._fingerprint}
+        out |= {key: value for key, value in more.items() if value is not None}
+        return out | merge.settled(self._more, self._torn)
+
+    def untold(self) -> list[dict[str, Any]]:
+        """The choices where the history does not tell all of them: it holds the message of choice 0, which is left out
+        here. Empty for one that ended as its message shows and has no logprobs."""
+        said = self._choices.get(0) or _Said()
+        ended = reason(said.rest)
+        if len(self._choices) < 2 and said.logprobs is None and (said.finish or ended) == ended:
+            return []
+        first = self._choice(0)
+        del first["message"]
+        return [first, *[self._choice(n) for n in sorted(self._choices) if n]]
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        said = self._choices.get(index) or _Said()
+        return {
+            "index": index,
+            "message": self._message(said),
+            "logprobs": merge.settled(said.logprobs, torn=True) if self._torn else said.logprobs,
+            "finish_reason": said.finish or reason(said.rest),
+            **merge.settled(said.more, self._torn),
         }
 
+    def _message(self, said: _Said) -> dict[str, Any]:
+        rest = merge.settled(said.rest, self._torn)
+        rest.pop("role", None)  # whatever it calls itself: it is sent again as an assistant's
+        text = merge.settled(merge.Text(said.text), self._torn)
+        given = rest.pop("content", None)
+        content = [*given, {"type": "text", "text": text}] if text and isinstance(given, list) else given or text
+        calls = rest.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict):
+                call.pop("index", None)
+                call["type"] = call.get("type") or ("function" if "custom" not in call else "custom")
+        audio = rest.get("audio")
+        if isinstance(audio, dict) and isinstance(audio.get("data"), str):
+            audio["data"] = merge.sound(audio["data"])
+        if not content:
+            content = None if any(rest.get(key) for key in INSTEAD) else ""
+        return {"role": "assistant", "content": content, **rest}
 
-def _parsed(payload: bytes) -> _Chunk:
-    try:
-        return _decode(payload)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
-        pass
-    try:  # a lone surrogate, or half of a pair whose other half is in the next chunk
-        return msgspec.convert(json.loads(payload, parse_constant=_refuse, parse_float=_finite), _Chunk)
-    except (ValueError, RecursionError, msgspec.ValidationError) as exc:
-        raise UpstreamBroken("the upstream sent something that is not a chat completion chunk") from exc
+
+def reason(message: Mapping[str, Any]) -> str:
+    """Why an answer ended, as far as its message shows."""
+    if message.get("tool_calls"):
+        return "tool_calls"
+    return "function_call" if message.get("function_call") else "stop"
 
 
-def _check(message: dict[str, Any]) -> None:
-    content, calls = message["content"], message.get("tool_calls")
+def _broken() -> UpstreamBroken:
+    return UpstreamBroken("the upstream sent something that is not a chat completion chunk")
+
+
+def _beside(value: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """The fields that only the vendor knows. Null says nothing."""
+    return {key: item for key, item in value.items() if key not in known and item is not None}
+
+
+def _check(message: Mapping[str, Any]) -> None:
+    content, calls, called = message["content"], message.get("tool_calls"), message.get("function_call")
     parts = content if isinstance(content, list) else []
     texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     good = (content is None or isinstance(content, str | list)) and all(isinstance(text, str) for text in texts)
-    if not (good and isinstance(calls, list | None) and all(_is_call(call) for call in calls or ())):
-        raise UpstreamBroken("the upstream's message has a content or tool_calls of a wrong type")
+    made = [*(calls or ()), *([{"function": called}] if called else ())] if isinstance(calls, list | None) else [None]
+    if not (good and all(map(_is_call, made))):
+        raise UpstreamBroken("the upstream's message has a content, tool_calls or function_call of a wrong type")
 
 
 def _is_call(call: Any) -> bool:
@@ -175,56 +304,24 @@ def _refuse(constant: str) -> Any:
     raise ValueError(constant)
 
 
-def in_band(error: Any) -> UpstreamError:
-    """The failure that an `error` object inside a 200 answer tells of."""
+def in_band(error: Any, payload: bytes) -> UpstreamError:
+    """The failure that an `error` inside a 200 answer tells of; an object goes on to the client as it came."""
     given = error if isinstance(error, dict) else {"message": str(error)}
     message = str(given.get("message") or "the upstream reported an error in mid-answer")
+    body = _readable(payload, given) if given is error else None
     status = given.get("code") or given.get("status")
     if isinstance(status, int) and 400 <= status < 600:
-        body = msgspec.json.encode({"error": _clean(given)})
         return UpstreamRefused(status, message, body=body, headers={})
     code = given.get("code")
-    return UpstreamBroken(message, code=str(code) if code is not None else None)
+    failure = UpstreamBroken(message, code=str(code) if code is not None else None)
+    failure.body = body
+    return failure
 
 
-def _merge(into: dict[str, Any], delta: dict[str, Any]) -> None:
-    for key, value in delta.items():
-        old = into.get(key)
-        if old is None:
-            into[key] = _indexed([], value) if isinstance(value, list) else value
-        elif isinstance(value, str) and isinstance(old, str) and key not in SET_ONCE:
-            into[key] = old + value
-        elif isinstance(value, dict) and isinstance(old, dict):
-            _merge(old, value)
-        elif isinstance(value, list) and isinstance(old, list):
-            into[key] = _indexed(old, value)
-        elif value not in (None, ""):
-            into[key] = value
-
-
-def _indexed(old: list[Any], new: list[Any]) -> list[Any]:
-    """Items that carry an `index` merge with the one that carries the same; others are appended."""
-    for item in new:
-        place = item.get("index") if isinstance(item, dict) else None
-        same = next((one for one in old if isinstance(one, dict) and one.get("index") == place), None)
-        if place is None or same is None:
-            old.append(item)
-        else:
-            _merge(same, item)
-    return old
-
-
-def _clean(value: Any, depth: int = 0) -> Any:
-    """The value with lone surrogates replaced by U+FFFD; two halves that came in two chunks become one character.
-    Raises UpstreamBroken for what is nested too deeply to be stored and sent again."""
-    if depth > DEEPEST:
-        raise UpstreamBroken(f"the upstream's message is nested deeper than {DEEPEST} levels")
-    if isinstance(value, str):
-        if value.isascii():
-            return value
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, dict):
-        return {_clean(key): _clean(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_clean(item, depth + 1) for item in value]
-    return value
+def _readable(payload: bytes, error: Any) -> bytes:
+    """The payload; what cannot be read again, for its halves of characters, as no more than the error."""
+    try:
+        _any(payload)
+    except _UNREADABLE:
+        return msgspec.json.encode({"error": merge.settled(error, torn=True)})
+    return payload

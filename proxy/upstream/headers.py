@@ -14,6 +14,7 @@ FORWARDED = frozenset(
         b"x-title",
         b"accept-language",
         b"user-agent",
+        b"x-request-id",
     }
 )
 FORWARDED_PREFIXES = (b"openai-", b"anthropic-")

@@ -56,7 +56,8 @@ class Relay:
         return b"" if self.over or not self._splitter.rest else self.take(b"\n\n")
 
     def check(self) -> None:
-        """Raises what broke; UpstreamBroken also when the stream ended before [DONE] and before a finish_reason."""
+        """Raises what broke; UpstreamBroken also when the stream ended before [DONE] and before each choice had its
+        finish_reason."""
         if self._failure is not None:
             raise self._failure
         if not (self._done or self._fold.finished):

@@ -32,6 +32,7 @@ ODD = "a\x00b <|endoftext|> \u2028\u2029\x85 🎈 \\n \"'{}\uffff"
 """What breaks lines and encodings elsewhere."""
 SPREAD = b'{\n  "role": "user",\r\n\t"content": "over\\nlines", "n": 1.50, "n": 1e2\n}'
 """JSON of several lines, with a key that stands twice and numbers that no encoder writes so."""
+CHOICES = b'[{"index":0,"finish_reason":"length"},{"index":1,"message":{"role":"assistant","content":"1.50"},"p":1.50}]'
 
 
 @asynccontextmanager
@@ -110,7 +111,8 @@ async def talk(db: Database, name: str) -> None:
     """Branch 1: a question, two calls, their results, an answer; then one that was cut short. Branch 2 leaves it
     between the calls and their results, branch 3 leaves that, branch 4 begins at the beginning."""
     brief, other = Instructions(b'{"role":"system","content":"brief"}', 3), Instructions(b'{\n"role":"system"}', 1)
-    await turn(db, name, said(user(ODD)), said(says(None, "c1", "c2")), instructions=brief, usage=b'{"total_tokens":9}')
+    asks = said(user(ODD)), said(says(None, "c1", "c2"))
+    await turn(db, name, *asks, instructions=brief, usage=b'{"total_tokens":9}', choices=CHOICES)
     results = said(result("c1", "one")), said(result("c2", ODD), 1)
     await turn(db, name, *results, said(says("done")), instructions=brief, cut=2, cut_key="50|truncate|m")
     short = said(says("half"), status="incomplete")
@@ -158,6 +160,8 @@ async def rows(db: Database, scope: Scope = ME) -> dict[str, Sequence[Any]]:
         "SELECT s.uuid, t.turn, t.branch, t.first_seq, t.last_seq, t.status, t.model, i.raw, t.request_id, t.ledger, "
         "t.usage, t.created_at FROM turns t JOIN sessions s ON s.id = t.session "
         "LEFT JOIN instructions i ON i.id = t.instructions WHERE t.tenant = ? ORDER BY 1, 2",
+        "SELECT s.uuid, c.turn, c.body FROM choices c JOIN sessions s ON s.id = c.session WHERE c.tenant = ? "
+        "ORDER BY 1, 2",
         "SELECT s.uuid, i.digest, i.tokens, i.raw FROM instructions i JOIN sessions s ON s.id = i.session "
         "WHERE i.tenant = ? ORDER BY 1, 2",
         "SELECT s.uuid, t.body FROM settings t JOIN sessions s ON s.id = t.session WHERE t.tenant = ? ORDER BY 1",

@@ -13,7 +13,7 @@ from proxy.errors import Conflict
 from proxy.store import archive, entries, history, sessions
 from proxy.store.database import Database
 from proxy.types import Scope
-from tests.archive.stores import ODD, SPREAD, exported, fill, imported, opened, rows, said, says, turn, user
+from tests.archive.stores import CHOICES, ODD, SPREAD, exported, fill, imported, opened, rows, said, says, turn, user
 from tests.clients import Conversation
 from tests.inprocess import Model, services
 from tests.store.saying import ME, find, tenant
@@ -68,6 +68,15 @@ async def test_messages_stand_in_the_lines_as_they_are(tmp_path: Path) -> None:
     assert entries[0] == user(ODD)
     assert entries[1] == SPREAD.decode(), "what holds line ends is a text"
     assert json.dumps(user(ODD), ensure_ascii=False).encode() in data
+
+
+async def test_choices_stand_in_the_line_of_their_turn(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as db:
+        for n in range(3):
+            await turn(db, "s", said(user("q")), said(says("a")), choices=CHOICES if n == 1 else None)
+        data = await exported(db)
+    assert [line["choices"] for line in read(data) if line["type"] == "turn"] == [None, json.loads(CHOICES), None]
+    assert data.count(CHOICES) == 1
 
 
 async def test_neither_answers_for_retries_nor_another_tenants_lines_are_written(tmp_path: Path) -> None:

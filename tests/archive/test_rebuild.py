@@ -89,6 +89,13 @@ def test_a_branch_of_a_branch_shares_what_that_one_shares() -> None:
     assert [part.last_turn for part in built(given) if isinstance(part, BranchPart)] == [1, 3, 4]
 
 
+def test_the_choices_of_a_turn_keep_their_bytes() -> None:
+    given = copy.deepcopy(WHOLE)
+    given[TURN]["choices"] = [{"index": 0}, {"index": 1, "message": {"role": "assistant", "content": "b"}}]
+    told = [part.choices for part in built(given) if isinstance(part, TurnPart)]
+    assert told == [json.dumps(given[TURN]["choices"]).encode(), None]
+
+
 def test_a_session_may_be_empty() -> None:
     given = [WHOLE[SESSION] | {"branch": 1, "branches": 1, "turns": 9, "agents": [], "settings": None},
              branch(1, None, 0, 0) | {"instructions": None}, WHOLE[END]]  # fmt: skip
@@ -136,6 +143,10 @@ WRONG: list[tuple[Callable[[Lines], None], int, str]] = [
     (changed(TOOL, owner="a"), 2, "its owner is a, but it stands below s"),
     (changed(TOOL, fields={}), 2, "fields.type must say what kind of tool it is"),
     (changed(AGENT, fields={}), 3, "object missing required field 'name'"),
+    (changed(TURN, choices=5), 9, "expected 'array', got 'int'"),
+    (changed(TURN, choices=[]), 9, "choices must be a list of objects, all but the first with a message"),
+    (changed(TURN, choices=[{}, {"message": "b"}]), 9, "choices must be a list of objects, all but the first"),
+    (changed(TURN, choices=[{"message": {}}]), 9, "choices must be a list of objects, all but the first"),
     (changed(DOC, owner="s"), 4, "its owner is s, but it stands below a"),
     (changed(DOC, content="text"), 4, "it is not JSON"),
     (changed(DOC, content=[5]), 4, "expected 'str', got 'int' - at '$[0]'"),

@@ -42,7 +42,8 @@ def result(id: str, text: str = "42") -> Message:
 class Talk:
     """A stored line that grows turn by turn; `open` are the calls that its end waits for, `missed` those of its last
     group that nobody answered in time. `odd`: with what clients and servers do now and then: ids that come again,
-    late results, large ones, parts, names, functions of the old kind, replies that broke off."""
+    late results, large ones, parts, names, functions of the old kind, custom calls, refusals, answers
+    aloud, replies that broke off."""
 
     random: Random
     line: list[Piece] = field(default_factory=list)
@@ -110,8 +111,15 @@ class Talk:
         """A text, at times one that broke off, or calls that the next turn may answer."""
         if self.random.random() < 0.7:
             said = says(self.text(2 if self.sometimes(0.1) else 30))
+            if self.sometimes(0.1):
+                audio = {"id": "audio_1", "transcript": self.text()}
+                return said | {"content": None} | self.random.choice(({"refusal": self.text()}, {"audio": audio}))
             return {**said, "reasoning_content": self.text()} if self.sometimes(0.1) else said
-        return calls(*self.ids())
+        made = calls(*self.ids())
+        if self.sometimes(0.2):
+            made["tool_calls"][0] |= {"type": "custom", "custom": {"name": "look", "input": "x"}}
+            del made["tool_calls"][0]["function"]
+        return made
 
     def answered(self, new: Sequence[Message]) -> None:
         """The turn is stored with a reply."""

@@ -154,6 +154,11 @@ def test_with_the_real_counter_too_texts_keep_to_their_limits() -> None:
         ("assistant", [{"type": "refusal", "refusal": "no"}], {}, "Assistant: no"),
         ("user", [7, {"type": 7}, None, "odd"], {}, "User: odd"),
         ("assistant", None, {"tool_calls": ["odd", {"custom": {"name": "x", "input": "y"}}]}, "Assistant calls x(y)"),
+        ("assistant", None, {"tool_calls": [{"id": "c", "function": 7}], "function_call": 7, "audio": 7}, ""),
+        ("assistant", None, {"function_call": {"name": "f", "arguments": "{}"}}, "Assistant calls f({})"),
+        ("function", "42", {"name": "f"}, "Tool result (f): 42"),
+        ("assistant", None, {"refusal": "I won't"}, "Assistant: I won't"),
+        ("assistant", None, {"audio": {"id": "a", "transcript": "hello"}}, "Assistant: hello"),
         ("user", "", {}, ""),
     ],
 )  # fmt: skip

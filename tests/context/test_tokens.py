@@ -47,6 +47,9 @@ MESSAGES: list[tuple[str, dict[str, Any], int]] = [
     ("thinking", {"role": "assistant", "content": "a", "reasoning_content": "b c"}, 3),
     ("a refusal", {"role": "assistant", "content": None, "refusal": "not that"}, 2),
     ("a refusal among parts", {"role": "assistant", "content": [{"type": "refusal", "refusal": "not that"}]}, 2),
+    ("an answer aloud", {"role": "assistant", "content": None, "audio": {"id": "a", "data": "A" * 40_000}}, 20),
+    ("its transcript", {"role": "assistant", "audio": {"data": "AAAA", "transcript": "one two " * 6}}, 12),
+    ("a sound by its id", {"role": "assistant", "audio": {"id": "a"}}, 0),
     ("an image", {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a/b"}}]}, 765),
     (
         "a sound of a second",
@@ -71,6 +74,8 @@ def test_a_message_costs_its_frame_and(message: dict[str, Any], more: int) -> No
         {"content": [{"type": "text"}, {"type": "video", "video": {}}]},
         {"tool_calls": [7, {"function": 7}, {"function": {"name": 1, "arguments": {"a": 1}}}]},
         {"function_call": 7},
+        {"audio": 7},
+        {"audio": {"data": 7, "transcript": 7}},
     ],
 )
 def test_what_makes_no_sense_costs_something_and_breaks_nothing(odd: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import json
 import random
 
-from proxy.context.transcript import NO_RESULT, Piece, call_ids, of_entry, repaired
+from proxy.context.transcript import NO_RESULT, Piece, call_ids, of_entry, repaired, without_tools
 from proxy.types import Entry
 from tests.context.histories import Message, calls, check_valid, piece, result, says, talk, user, words
 
@@ -77,6 +77,45 @@ def test_the_ids_of_calls_stand_in_their_order() -> None:
     assert call_ids(piece(calls("b", "a")).raw) == ("b", "a")
     assert call_ids(piece(user("a")).raw) == ()
     assert call_ids(b'{"role": "assistant", "tool_calls": null}') == ()
+
+
+# --- calls of the old kind, and custom ones ---
+
+
+OLD = {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": "{}"}}
+OLD_RESULT = {"role": "function", "name": "look", "content": "42"}
+
+
+def custom(id: str) -> Message:
+    made = [{"id": id, "type": "custom", "custom": {"name": "shell", "input": "ls"}}]
+    return {"role": "assistant", "content": None, "tool_calls": made}
+
+
+def test_a_call_of_the_old_kind_and_its_result_stay_as_they_are() -> None:
+    line = [user("a"), OLD, OLD_RESULT, says("b"), user("c"), OLD, user("d")]
+    assert repair(*line) == line
+
+
+def test_a_custom_call_is_answered_as_any_other() -> None:
+    line = [user("a"), custom("1"), result("1"), says("b")]
+    assert repair(*line) == line
+    assert repair(user("a"), custom("1"), user("b")) == [user("a"), custom("1"), result("1", NO_RESULT), user("b")]
+
+
+def test_without_tools_no_call_and_no_result_is_left_of_any_kind() -> None:
+    mentions = says('what is a "function_call": {}?') | {"function_call": None}
+    line = [user("a"), OLD, OLD_RESULT, calls("1"), result("1"), custom("2"), result("2"), mentions, user("c")]
+    left = [json.loads(one.raw) for one in without_tools([piece(message) for message in line], None)]
+    assert left == [user("a"), mentions, user("c")]
+
+
+def test_without_tools_what_the_next_result_answers_stays() -> None:
+    def left(*line: Message, answered: str | None = None) -> list[Message]:
+        return [json.loads(one.raw) for one in without_tools([piece(message) for message in line], answered)]
+
+    assert left(user("a"), OLD, OLD_RESULT, OLD) == [user("a"), OLD]
+    assert left(user("a"), calls("1", "2"), result("1"), answered="2") == [user("a"), calls("1", "2"), result("1")]
+    assert left() == []
 
 
 def test_an_entry_becomes_a_piece_with_its_place() -> None:

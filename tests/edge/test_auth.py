@@ -219,12 +219,12 @@ SENT = {
     "Authorization": "Bearer canary-key", "X-Api-Key": "canary-key", "Cookie": "canary=1", "X-Session-Id": "s",
     "X-Session-Save": "true", "X-Session-Anything": "canary", "X-Forwarded-For": "10.1.2.3", "Forwarded": "for=canary",
     "X-Forwarded-Host": "inner", "X-Real-Ip": "10.1.2.3", "X-Stainless-Lang": "python", "X-Stainless-Retry-Count": "0",
-    "X-Request-Id": "mine", "Origin": "http://localhost", "Referer": "http://localhost/", "X-Conversation-Id": "canary",
+    "Origin": "http://localhost", "Referer": "http://localhost/", "X-Conversation-Id": "canary",
     "Proxy-Authorization": "canary", "Te": "trailers", "X-Unknown": "canary", "Accept-Encoding": "gzip, br",
 }  # fmt: skip
 PASSED = {
     "user-agent": "app/1", "traceparent": "00-1-2-3", "tracestate": "a=b", "openai-organization": "org",
-    "openai-beta": "x", "anthropic-version": "2023", "idempotency-key": "k", "http-referer": "http://app",
+    "openai-beta": "x", "x-request-id": "mine", "anthropic-version": "2023", "idempotency-key": "k", "http-referer": "http://app",
     "x-title": "App", "accept-language": "de", "accept": "application/json", "x-mine": "yes",
 }  # fmt: skip
 

@@ -201,12 +201,12 @@ async def test_a_name_in_the_body_that_is_none_is_explained(stage: Stage, name: 
     assert proxied.sessions() == []
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_another_method_is_not_possible(stage: Stage, method: str) -> None:
     up, proxied = await stage(says("fine"))
     reply = await proxied.call(method, "/chat/completions")
-    assert (reply.status, reply.headers["allow"]) == (405, "POST")
-    assert method == "HEAD" or reply.error["code"] == "method_not_allowed"
+    assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD, POST")
+    assert reply.error["code"] == "method_not_allowed"
     assert up.requests == []
 
 

@@ -76,7 +76,7 @@ def test_each_route_stands_in_it(operation: Any) -> None:
 def test_nothing_stands_in_it_twice_and_nothing_but_the_routes() -> None:
     told = [one for methods in DOCUMENT["paths"].values() for one in methods.values()]
     ids = [one["operationId"] for one in told]
-    assert len(set(ids)) == len(ids) == len(OPERATIONS) + 5
+    assert len(set(ids)) == len(ids) == len(OPERATIONS) + 10
     assert {tag for one in told for tag in one["tags"]} == {tag["name"] for tag in DOCUMENT["tags"]}
     assert all(tag["description"] for tag in DOCUMENT["tags"])
 
@@ -150,6 +150,9 @@ include-method = ["GET", "POST", "PUT", "PATCH"]  # DELETE would leave nothing t
 "path.session_id" = {{ dictionary = "sessions", probability = 0.8 }}
 "path.doc_id" = {{ dictionary = "docs", probability = 0.8 }}
 "path.tool_id" = {{ dictionary = "tools", probability = 0.8 }}
+"path.completion_id" = {{ dictionary = "completions", probability = 0.8 }}
+"path.file_id" = {{ dictionary = "files", probability = 0.8 }}
+"path.job_id" = {{ dictionary = "files", probability = 0.8 }}
 "body.agent" = {{ dictionary = "agents", probability = 0.8 }}
 "header.X-Session-Id" = {{ dictionary = "sessions", probability = 0.6 }}
 
@@ -159,6 +162,8 @@ users = {{ values = ["{user}"] }}
 sessions = {{ values = ["{session}", "named"] }}
 docs = {{ values = ["{doc}"] }}
 tools = {{ values = ["{tool}"] }}
+completions = {{ values = ["{completion}"] }}
+files = {{ values = ["{file}"] }}
 """
 
 ONCE = """
@@ -166,7 +171,10 @@ ONCE = """
 include-path-regex = '''{paths}'''
 phases.coverage.enabled = false
 """
-ALIKE = r"^/(users|sessions)/{\w+}/(docs|search|tools)|/docs/search$|/render$|^/(agents|users|sessions)/{\w+}$"
+ALIKE = (
+    r"^/(users|sessions)/{\w+}/(docs|search|tools)|/docs/search$|/render$|^/(agents|users|sessions)/{\w+}$|"
+    "^/v1/.*/messages$"
+)
 """Paths whose types and handlers are those of others: the edges of each type are tried once."""
 
 CHECKS = "\n".join(
@@ -210,9 +218,9 @@ async def noon(exchange: Exchange) -> None:
 async def made(http: aiohttp.ClientSession) -> dict[str, str]:
     """One of each thing, so that not all that is asked for is missing."""
 
-    async def post(path: str, **body: Any) -> str:
+    async def post(path: str, status: int = 201, **body: Any) -> str:
         async with http.post(path, json=body) as answer:
-            assert answer.status == 201, await answer.text()
+            assert answer.status == status, await answer.text()
             return (await answer.json())["id"]
 
     agent = await post("/agents", name="Ada", model="gpt-4o-mini")
@@ -221,7 +229,11 @@ async def made(http: aiohttp.ClientSession) -> dict[str, str]:
     await post("/sessions/named", agent=agent)
     doc = await post(f"/agents/{agent}/docs", title="Shipping", content="We ship to France.")
     tool = await post(f"/agents/{agent}/tools", name="clock")
-    return {"agent": agent, "user": user, "session": session, "doc": doc, "tool": tool}
+    file = await post("/files", name="hello.txt", content="aGVsbG8=")
+    asked = {"session": session, "messages": [{"role": "user", "content": "When?"}], "store": True}
+    completion = await post("/v1/chat/completions", 200, **asked)
+    found = {"agent": agent, "user": user, "session": session, "doc": doc, "tool": tool, "file": file}
+    return {**found, "completion": completion}
 
 
 async def kept_to(folder: Path, seconds: float, examples: int, scenarios: int, more: str) -> None:
@@ -240,13 +252,18 @@ async def kept_to(folder: Path, seconds: float, examples: int, scenarios: int, m
                 result = await anyio.run_process(command, cwd=folder, check=False)
             said = result.stdout.decode()
             assert result.returncode == 0, said[-8000:]
-            assert f"Tested: {len(OPERATIONS) + 5}" in said
+            assert f"Tested: {len(OPERATIONS) + 10}" in said
             asked = [request for request in up.requests if request.method == "POST"]
             assert len(asked) > 50, "what it asks for is not there"
             await _check_lists(http)
 
 
 async def _check_lists(http: aiohttp.ClientSession) -> None:
+    async with http.get("/files") as answer:
+        assert answer.status == 200
+        for item in await answer.json():
+            async with http.get(f"/files/{item['id']}") as file:
+                assert file.status == 200
     for kind in ("agents", "users", "sessions"):
         offset = 0
         while True:

@@ -94,6 +94,14 @@ REFUSED: list[tuple[str, str, Any, int, str]] = [
     ("GET", "/sessions/{session}/history?before=0001-01-01T00:00:00%2B23:59", None, 400, "before"),
     ("POST", "/agents/nobody", {"name": "Ada"}, 422, "id"),
     ("GET", "/docs/search", None, 404, "doc"),
+    ("POST", "/files", {"name": "f", "content": "no!"}, 400, "content"),
+    ("POST", "/files", {"name": "f"}, 422, "content"),
+    ("POST", "/files", b"", 422, "name"),
+    ("GET", "/files?limit=1001", None, 400, "Limit"),
+    ("GET", "/files?offset=-1", None, 400, "Offset"),
+    ("POST", "/embed", {"text": [" "]}, 400, "text[0]"),
+    ("POST", "/embed", {"text": {"a": 1}}, 422, "text"),
+    ("POST", "/embed", {"text": "a", "embed_instruction": "x" * 10_001}, 422, "embed_instruction"),
 ]  # fmt: skip
 
 
@@ -126,6 +134,8 @@ ODD: list[tuple[str, str, Any, int]] = [
     ("GET", '/agents?metadata_filter={"n":1}&metadata_filter.n=2&metadata_filter.=x&limit=5&limit=6', None, 200),
     ("GET", "/agents?offset=9223372036854775807&zz=1", None, 200),
     ("GET", "/sessions?name=null&agent_id=%00", None, 200),
+    ("POST", "/files", {"name": "\0 \ud800", "content": "AA==\n", "mime_type": "\0", "size": "x"}, 201),
+    ("POST", "/embed", {"text": ["\0 \ud800", "<|endoftext|>"], "embed_instruction": "\0"}, 200),
 ]  # fmt: skip
 
 
@@ -134,7 +144,8 @@ async def test_what_is_odd_but_possible_is_kept_and_can_be_read(api: Api, asked:
     method, path, body, expected = asked
     status, told = await api.ask(method, path, body)
     assert status == expected, told
-    for kept in ("/agents/{agent}", "/sessions/{session}", "/sessions/{session}/docs", "/sessions/{session}/history"):
+    kept_too = ("/sessions/{session}/docs", "/sessions/{session}/history", "/files")
+    for kept in ("/agents/{agent}", "/sessions/{session}", *kept_too):
         assert (await api.ask("GET", kept))[0] == 200
 
 
@@ -142,7 +153,10 @@ WEIRD = ["..", "%2e%2e", "%2F", "%00", "%ff", "%1f", "x" * 300, "%F0%9F%98%80", 
 
 
 @pytest.mark.parametrize("id", WEIRD)
-@pytest.mark.parametrize("path", ["/agents/ID", "/sessions/ID", "/docs/ID", "/agents/ID/docs", "/sessions/ID/history"])
+@pytest.mark.parametrize(
+    "path",
+    ["/agents/ID", "/sessions/ID", "/docs/ID", "/files/ID", "/jobs/ID", "/agents/ID/docs", "/sessions/ID/history"],
+)
 async def test_no_id_is_too_weird_to_be_missing(api: Api, path: str, id: str) -> None:
     async with dialled(api.proxied) as line:
         await line.send(f"GET {path.replace('ID', id)} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
@@ -181,7 +195,7 @@ async def test_a_tool_without_a_type_is_a_function(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/agents", "/agents/{agent}", "/sessions/{session}/history", "/openapi.json", "/healthz"]
+    "path", ["/agents", "/agents/{agent}", "/sessions/{session}/history", "/files", "/openapi.json", "/healthz"]
 )
 async def test_head_is_get_without_the_body(api: Api, path: str) -> None:
     path = path.replace("{agent}", api.agent).replace("{session}", api.session)

@@ -35,6 +35,11 @@ def test_a_long_exchange_is_cut_but_a_question_stays_with_the_first_answer() -> 
     assert spans(("user", "q" * 900), ("assistant", "a" * 3000), ("assistant", "b")) == [(1, 2), (3, 3)]
 
 
+def test_what_was_refused_or_said_aloud_is_found_too() -> None:
+    assert exchange.line(told(1, "assistant", None, refusal="not that")).text == "not that"
+    assert exchange.line(told(1, "assistant", None, audio={"id": "a", "transcript": "hello"})).text == "hello"
+
+
 ROLES = st.sampled_from(["user", "assistant", "tool", "system"])
 
 

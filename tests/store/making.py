@@ -1,5 +1,6 @@
 """Agents, users, sessions, documents and tools for the tests of this package."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import msgspec
 
 from proxy.resources import Doc, Member, MemberKind, Owner, SessionFields, Settings, Tool
-from proxy.store import docs, facets, members, settings, tools
+from proxy.store import completions, docs, facets, files, members, settings, tools
 from proxy.store.database import Database
 from proxy.types import Scope
 from tests.store.saying import ME
@@ -57,6 +58,28 @@ async def doc(
     return await docs.create(db, scope, of, made, [(text, len(f"{title} {text}".split())) for text in texts])
 
 
+def completion(name: str, created: int = 1, models: Sequence[str] = ("m",), **fields: Any) -> completions.New:
+    """An answer that is kept; `fields`: those of completions.New."""
+    given: dict[str, Any] = {"metadata": {}, "body": b'{"n":1}', "messages": b"[]", "now": created * 1_000} | fields
+    return completions.New(name, created, models, **given)
+
+
+async def kept(db: Database, name: str, created: int = 1, *, scope: Scope = ME, **fields: Any) -> None:
+    """Stores the answer to a request without a session."""
+    await completions.keep(db, scope, completion(name, created, **fields), None)
+
+
+async def file(
+    db: Database, uuid: str, content: bytes = b"text", *, scope: Scope = ME, now: int = 1, **fields: Any
+) -> files.File:
+    """A file of that content; `fields`: those of files.File."""
+    mark = hashlib.sha256(content).hexdigest()
+    given: dict[str, Any] = {"name": f"{uuid}.bin", "description": "", "mime_type": None, "project": None} | fields
+    made = files.File(0, uuid, now, size=len(content), hash=mark, **given)
+    pieces = [content[at : at + files.PIECE] for at in range(0, len(content), files.PIECE)]
+    return await files.create(db, scope, made, pieces)
+
+
 def tool(name: str, uuid: str = "", now: int = 1, body: bytes = b"{}") -> Tool:
     return Tool(0, uuid or f"tool {name}", name, now, now, body)
 
@@ -66,9 +89,9 @@ async def give(db: Database, of: Owner, name: str, *, scope: Scope = ME) -> Tool
 
 
 TABLES = (
-    "blob_uses", "blobs", "branches", "calibrations", "chunks", "docs", "entries", "facets", "instructions", "keys",
-    "members", "participants", "passages", "replays", "sessions", "settings", "summaries", "summary_calls", "tenants",
-    "tools", "turns",
+    "blob_uses", "blobs", "branches", "calibrations", "choices", "chunks", "completions", "docs", "entries", "facets",
+    "files", "instructions", "keys", "members", "participants", "passages", "pieces", "replays", "sessions", "settings",
+    "summaries", "summary_calls", "tenants", "tools", "turns",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.errors import BadRequest, Conflict, Unavailable
 from proxy.resources import Doc, Member, Owner, Page, Tool
-from proxy.store import archive, docs, entries, members, settings, sqlite, tools, turns
+from proxy.store import archive, choices, docs, entries, members, settings, sqlite, tools, turns
 from proxy.store.archive import (
     BranchPart,
     DocPart,
@@ -90,6 +90,13 @@ async def test_parts_become_a_session_that_is_read_as_the_same_parts(db: Databas
     assert [(part.number, part.instructions) for part in read if isinstance(part, BranchPart)] == [
         (1, ids[b"brief"]), (2, None),
     ]  # fmt: skip
+
+
+async def test_the_choices_of_a_turn_come_with_it(db: Database) -> None:
+    await stored(db, [msgspec.structs.replace(part, choices=b"[{}]") if isinstance(part, TurnPart) else part
+                      for part in PARTS])  # fmt: skip
+    session, _ = await find(db, "boat")
+    assert (await choices.of_turn(db, ME, session.id, 3)).choices == b"[{}]"
 
 
 async def test_members_come_with_it_and_take_part_in_its_order(db: Database) -> None:

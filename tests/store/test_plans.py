@@ -13,8 +13,11 @@ from proxy.resources import Owner, Page
 from proxy.store import (
     blobs,
     branches,
+    choices,
+    completions,
     docs,
     entries,
+    files,
     history,
     keys,
     ledgers,
@@ -91,8 +94,9 @@ async def every_statement(folder: Path) -> dict[str, Sequence[Value]]:
             look = message(f"look {'iVBO' * 2_000}", "assistant", calls=1)
             new = [message(f"q{n}"), look, message(f"a{n}", "assistant")]
             turn = record(
-                "s", found, new, fork_at=fork, instructions=Instructions(b"brief", 3), key=f"k{n}", answer=b"a"
-            )
+                "s", found, new, fork_at=fork, instructions=Instructions(b"brief", 3), key=f"k{n}", answer=b"a",
+                completion=making.completion("c"), choices=b"[{}]",
+            )  # fmt: skip
             await turns.append(db, ME, turn)
             found = await sessions.find(db, ME, "s")
         assert found is not None
@@ -123,6 +127,8 @@ async def every_statement(folder: Path) -> dict[str, Sequence[Value]]:
         await turns.answered(db, ME, session.id, "", 1_000)
         await turns.answered(db, ME, session.id, "k1", 1_000)
         await turns.sent_in(db, ME, session.id, 1)
+        assert (await choices.of_turn(db, ME, session.id, 1)).choices == b"[{}]"
+        assert await choices.kept(db, ME, session.id, [1, 2, 9]) == {1, 2}
         await keys.create(db, "acme", "user", b"sp-1", 1)
         await keys.scope_of(db, b"sp-1")
         await turns.append(db, await keys.passthrough_scope(db, b"sk-1"), record("s", None, [message("q")]))
@@ -195,15 +201,36 @@ async def every_statement_of_the_api(folder: Path) -> dict[str, Sequence[Value]]
                 assert await settings.page(db, ME, where, page)
             await members.page(db, ME, "agent", [("m:v", "1")], page)
             await docs.page(db, ME, owners[0], [("m:v", "1")], page)
+        await completions_of(db)
         await members.find(db, ME, "agent", "a")
         await members.change(db, ME, "agent", "a", making.body(), 3)
         await members.taking_part(db, ME, made.id)
+        kept = await making.file(db, "f", bytes(files.PIECE + 1))
+        assert await files.find(db, ME, "f") == kept
+        assert await files.piece(db, ME, kept.id, 1)
+        assert await files.page(db, ME, LISTS[0]) == []
+        await files.delete(db, ME, "f")
         await history.clear(db, ME, made.id, 4)
         await members.delete(db, ME, "agent", "a")
         await sessions.delete(db, ME, made.id)
         return db.statements
     finally:
         await db.close()
+
+
+async def completions_of(db: Database) -> None:
+    """What keeps, lists, changes and deletes answers."""
+    for n in (1, 1, 2):
+        await making.kept(db, f"c{n}", n, models=("m", "n"), metadata={"v": "1"}, request=b"r")
+    await completions.keep(db, ME, making.completion("c2", 2, request=b"r"), 2_000)
+    await completions.find(db, ME, "c2")
+    await completions.messages(db, ME, "c2")
+    after = await completions.place(db, ME, "c1")
+    for page in (Page(2), Page(2, direction="asc", after=after)):
+        for where in ([], [completions.of_model("m")], [completions.of_model("m"), ("m:v", "1")]):
+            await completions.page(db, ME, where, page)
+    await completions.change(db, ME, "c1", {"v": "2"})
+    await completions.delete(db, ME, "c1", 5)
 
 
 async def make_and_read(db: Database, of: Owner) -> None:
@@ -265,7 +292,7 @@ async def test_a_list_is_a_range_of_one_index(tmp_path: Path) -> None:
                          rf"AND \({by}_at,owner\)[<>]\(\?,\?\)\)", first), first  # fmt: skip
 
 
-@pytest.mark.parametrize("table", ["members", "sessions", "docs", "chunks"])
+@pytest.mark.parametrize("table", ["members", "sessions", "docs", "chunks", "files", "completions"])
 async def test_what_goes_with_its_owner_is_found_by_an_index(tmp_path: Path, table: str) -> None:
     """The statements of the triggers, each for one row of the table that is deleted."""
     await every_statement_of_the_api(tmp_path)
@@ -278,3 +305,11 @@ async def test_what_goes_with_its_owner_is_found_by_an_index(tmp_path: Path, tab
         as_seen = re.sub(r"\bold\.(\w+)", rf"(SELECT \1 FROM {table} WHERE id = 1)", step)  # noqa: S608 - names from above
         how = plan(tmp_path, as_seen, ())
         assert not any(map(BAD.search, how)), (as_seen, how)
+
+
+async def test_what_goes_with_a_turn_is_found_by_an_index(tmp_path: Path) -> None:
+    """As the foreign key looks for it, for each turn that is deleted."""
+    await every_statement(tmp_path)
+    for table in ("completions", "choices"):
+        (step,) = plan(tmp_path, f"DELETE FROM {table} WHERE session = ? AND turn = ?", (1, 1))  # noqa: S608 - from above
+        assert re.search(r"(completions_turn|PRIMARY KEY) \(session=\? AND turn=\?\)", step), step

@@ -16,9 +16,12 @@ from proxy.store import (
     archive,
     blobs,
     branches,
+    choices,
+    completions,
     docs,
     entries,
     facets,
+    files,
     history,
     ledgers,
     members,
@@ -125,6 +128,9 @@ READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "docs.size": lambda db, scope, _, id: docs.size(db, scope, [at(id)]),
     "docs.holding": lambda db, scope, _, id: docs.holding(db, scope, [at(id)], "ship"),
     "docs.hits": lambda db, scope, _, id: docs.hits(db, scope, [at(id)], [(1, 1.0)]),
+    "files.find": lambda db, scope, _, id: told(files.find(db, scope, known(id, "f"))),
+    "files.piece": lambda db, scope, _, id: told(files.piece(db, scope, id, 0)),
+    "files.page": lambda db, scope, *_: files.page(db, scope, PAGE),
     "sessions.has_uuid": lambda db, scope, *_: db.transaction(lambda tx: sessions.has_uuid(tx, scope, UUID)),
     "summaries.newest": lambda db, scope, _, id: summaries.newest(db, scope, id, LINE),
     "summaries.around": lambda db, scope, _, id: summaries.around(db, scope, id, LINE, 1),
@@ -137,6 +143,12 @@ READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "archive.instructions": lambda db, scope, _, id: archive.instructions(db, scope, id),
     "archive.entries": lambda db, scope, _, id: archive.entries(db, scope, id, 1, (1, 9)),
     "archive.turns": lambda db, scope, _, id: archive.turns(db, scope, id, [1]),
+    "choices.of_turn": lambda db, scope, _, id: choices.of_turn(db, scope, id, 1),
+    "choices.kept": lambda db, scope, _, id: choices.kept(db, scope, id, [1, 2]),
+    "completions.find": lambda db, scope, _, id: told(completions.find(db, scope, known(id, "c"))),
+    "completions.messages": lambda db, scope, _, id: told(completions.messages(db, scope, known(id, "c"))),
+    "completions.place": lambda db, scope, _, id: told(completions.place(db, scope, known(id, "c"))),
+    "completions.page": lambda db, scope, *_: completions.page(db, scope, [], PAGE),
 }
 CHANGES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "passages.extend": lambda db, scope, id: passages.extend(db, scope, id, (1, 3, 3), each_its_own),
@@ -151,6 +163,7 @@ CHANGES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "docs.create": lambda db, scope, id: told(making.doc(db, at(id), "new", uuid="new", scope=scope)),
     "docs.delete": lambda db, scope, id: docs.delete(db, scope, at(id), ["d"]),
     "docs.delete_all": lambda db, scope, id: docs.delete_all(db, scope, at(id)),
+    "files.delete": lambda db, scope, id: told(files.delete(db, scope, known(id, "f"))),
     "summaries.add": lambda db, scope, id: summaries.add(db, scope, id, 1, summary(2)),
     "summaries.take_call": lambda db, scope, id: summaries.take_call(db, scope, id, 9),
     "summaries.give_call_back": lambda db, scope, id: summaries.give_call_back(db, scope, id),
@@ -163,6 +176,9 @@ CHANGES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     "docs.put": lambda db, scope, id: told(
         db.transaction(lambda tx: docs.put(tx, scope, at(id), Doc(0, "new", 9, "", b"{}", b'["x"]'), [("x", 1)], []))
     ),
+    "choices.put": lambda db, scope, id: db.transaction(lambda tx: choices.put(tx, scope, id, 2, b"[]")),
+    "completions.change": lambda db, scope, id: told(completions.change(db, scope, known(id, "c"), {"v": "2"})),
+    "completions.delete": lambda db, scope, id: told(completions.delete(db, scope, known(id, "c"), 9)),
     "owners.hold": lambda db, scope, id: told(db.transaction(lambda tx: owners.hold(tx, scope, at(id)))),
     "facets.touch": lambda db, scope, id: db.transaction(lambda tx: facets.touch(tx, scope, "session", id, 9)),
 }
@@ -174,6 +190,11 @@ MAKES: dict[str, Callable[[Database, Scope, int], Awaitable[Any]]] = {
     ),
     "members.put": lambda db, scope, _: making.member(db, "a", scope=scope, now=9, name="x"),
     "settings.create": lambda db, scope, _: making.session(db, UUID, name="s", scope=scope, now=9),
+    "completions.keep": lambda db, scope, _: completions.keep(db, scope, making.completion("c", request=b"r"), 0),
+    "completions.put": lambda db, scope, _: db.transaction(
+        lambda tx: completions.put(tx, scope, making.completion("c"), None)
+    ),
+    "files.create": lambda db, scope, _: making.file(db, "f", scope=scope, now=9),
     "archive.store": lambda db, scope, _: archive.store(db, scope, lambda: PARTS, 9),
 }
 """What makes something of one's own, of the same name."""
@@ -196,9 +217,12 @@ async def filled(db: Database, scope: Scope) -> tuple[Session, Branch]:
     made = await making.session(db, UUID, name="s", scope=scope, joining=Joining(["a"]), metadata={"v": 1})
     await making.doc(db, making.owner(made), "We ship", uuid="d", scope=scope)
     await tools.create(db, scope, making.owner(made), making.tool("look", "t"))
+    await making.file(db, "f", scope=scope)
     found = await say(
-        db, "s", "q", "a", scope=scope, instructions=Instructions(b"brief", 3), key="k", answer=b"{}", recalled=b"old"
-    )
+        db, "s", "q", "a", scope=scope, instructions=Instructions(b"brief", 3), key="k", answer=b"{}", recalled=b"old",
+        choices=b"[{}]",
+    )  # fmt: skip
+    await making.kept(db, "c", scope=scope, metadata={"v": "1"}, request=b"r")
     await summaries.take_call(db, scope, found[0].id, 9)
     await summaries.add(db, scope, found[0].id, 1, summary(1))
     await turns.append(db, scope, record("s", found, [LOOK]))

@@ -151,7 +151,11 @@ DIALECTS = [
     ({"error": {"message": 7}}, "7", True),
     ({"error": "b"}, "b", False),
     ({"message": "c", "object": "error"}, "c", False),
+    ({"message": "c", "object": "error", "type": "t", "param": None, "code": 400}, "c", True),
+    ([{"error": {"message": "e", "code": 400}}], "e", True),
     ({"detail": "d"}, "d", False),
+    ({"detail": [{"loc": ["body", 0, "n"], "msg": "too big"}, {"msg": "odd"}, 5]}, "body.0.n: too big; odd", False),
+    ({"detail": [5]}, "the upstream answered 400", False),
     ([], "the upstream answered 400", False),
     (None, "the upstream answered 400", False),
 ]
@@ -162,6 +166,7 @@ async def test_errors_are_understood_in_every_dialect(body: Any, message: str, k
     failure, _ = await asked(failing(400, body))
     assert failure.message == message
     assert (failure.body is not None) == kept
+    assert not kept or isinstance(json.loads(failure.body or b"")["error"], dict)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,7 @@
-"""The whole answer as a fold over its chunks."""
+"""The whole answer as a fold over its chunks; test_fold_choices.py has what answers are made of."""
 
 import json
-import random
 from collections.abc import Sequence
-from random import Random
 from typing import Any
 
 import pytest
@@ -12,8 +10,6 @@ from proxy.errors import UpstreamBroken, UpstreamRefused
 from proxy.upstream.fold import Fold
 
 Message = dict[str, Any]
-
-TEXTS = ("hello", "naïve 🙂", "\u2028\x00", '"quoted"\\', "日本語", "<|endoftext|>", " ", "\n\n", "\ufffd")
 
 
 def chunk(delta: Any, index: int = 0, finish: str | None = None, **fields: Any) -> bytes:
@@ -33,110 +29,6 @@ def whole(message: Message, **fields: Any) -> Fold:
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
     fold.whole(json.dumps({"id": "c1", "choices": choices, **fields}).encode())
     return fold
-
-
-# --- fold(split(x)) == x ---
-
-
-def text(draw: Random) -> str:
-    return "".join(draw.choices(TEXTS, k=draw.randint(1, 6)))
-
-
-def value(draw: Random, depth: int = 0) -> Any:
-    """Any JSON that a vendor may add to a message."""
-    kind = draw.randrange(3 if depth > 1 else 5)
-    if kind == 0:
-        return text(draw)
-    if kind == 1:
-        return draw.choice((True, 7, 1.5, 0, False))
-    if kind == 2:
-        return [text(draw) for _ in range(draw.randint(1, 3))]
-    return {f"k{n}": value(draw, depth + 1) for n in range(draw.randint(1, 3))}
-
-
-def message(draw: Random) -> Message:
-    """An assistant message with all that a model server may put there."""
-    out: Message = {"role": "assistant", "content": text(draw)}
-    if draw.random() < 0.4:
-        out["tool_calls"] = [_call(draw, n) for n in range(draw.randint(1, 3))]
-        out["content"] = draw.choice((None, out["content"]))
-    if draw.random() < 0.4:
-        out["reasoning_content"] = text(draw)
-    if draw.random() < 0.3:
-        out["x_vendor"] = {f"k{n}": value(draw) for n in range(2)}
-    if draw.random() < 0.3:
-        out["reasoning_details"] = [
-            {"index": n, "type": "reasoning.text", "text": text(draw), "signature": "s" * 9} for n in range(2)
-        ]
-    return out
-
-
-def _call(draw: Random, n: int) -> Message:
-    made = {"name": f"tool_{n}", "arguments": json.dumps({"q": text(draw)})}
-    return {"id": f"call_{n}", "type": "function", "function": made}
-
-
-def split(whole: Message, draw: Random) -> list[bytes]:
-    """As a server streams it: role first, texts in pieces, calls and thinking by index, now and then two in a chunk."""
-    deltas: list[Message] = [{"role": "assistant", "content": draw.choice(("", None))}]
-    for key, given in whole.items():
-        if key == "role" or given is None:
-            continue
-        if key == "tool_calls":
-            for n, call in enumerate(given):
-                deltas += _call_deltas(call, n, draw)
-        elif key == "reasoning_details":
-            deltas += [{key: [item | {"text": part}]} for item in given for part in _pieces(item["text"], draw)]
-        elif isinstance(given, str):
-            deltas += [{key: part} for part in _pieces(given, draw)]
-        else:
-            deltas.append({key: given})
-    if draw.random() < 0.3 and len(deltas) > 2:
-        first, other = deltas[1], deltas[2]
-        if not set(first) & set(other):
-            deltas[1:3] = [first | other]
-    return [chunk(delta) for delta in deltas] + [chunk({}, finish="stop")]
-
-
-def _call_deltas(call: Message, n: int, draw: Random) -> list[Message]:
-    first = {**call, "index": n, "function": {**call["function"], "arguments": ""}}
-    parts = _pieces(call["function"]["arguments"], draw)
-    return [{"tool_calls": [one]} for one in (first, *({"index": n, "function": {"arguments": p}} for p in parts))]
-
-
-def _pieces(whole: str, draw: Random) -> list[str]:
-    cuts = sorted(draw.sample(range(1, len(whole)), min(draw.randint(0, 4), len(whole) - 1))) if len(whole) > 1 else []
-    return [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
-
-
-def test_a_message_split_in_any_way_folds_to_itself() -> None:
-    seed = random.randrange(2**32)
-    for n in range(seed, seed + 3000):
-        draw = Random(n)
-        said = message(draw)
-        fold = folded(split(said, draw))
-        items = said.get("reasoning_details")
-        expected = said if items is None else {**said, "reasoning_details": items}
-        assert fold.message() == expected, n
-        assert fold.finished
-
-
-def test_a_message_that_comes_whole_is_taken_as_it_is() -> None:
-    seed = random.randrange(2**32)
-    for n in range(seed, seed + 500):
-        said = message(Random(n))
-        assert whole(said).message() == said, n
-
-
-def test_the_completion_of_a_stream_is_that_of_the_same_answer_whole() -> None:
-    seed = random.randrange(2**32)
-    for n in range(seed, seed + 200):
-        draw = Random(n)
-        fold = folded(split(message(draw), draw))
-        other = Fold()
-        other.whole(json.dumps(fold.completion()).encode())
-        assert other.message() == fold.message(), n
-        assert other.completion()["choices"] == fold.completion()["choices"], n
 
 
 def test_choices_are_folded_apart_and_the_first_becomes_history() -> None:
@@ -297,6 +189,14 @@ def test_an_error_without_a_status_is_a_broken_upstream(error: Any, message: str
         with pytest.raises(UpstreamBroken) as caught:
             take(json.dumps({"error": error}).encode())
         assert (caught.value.message, caught.value.code) == (message, code)
+        assert caught.value.body == (json.dumps({"error": error}).encode() if isinstance(error, dict) else None)
+
+
+def test_an_error_beside_a_choice_that_ends_with_it_is_raised_and_passed_on_as_it_came() -> None:
+    given = {"error": {"message": "half \ud83d"}, "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}
+    with pytest.raises(UpstreamBroken) as caught:
+        Fold().add(json.dumps(given).encode())
+    assert json.loads(caught.value.body or b"") == {"error": {"message": "half \ufffd"}}
 
 
 def test_a_null_error_beside_an_answer_is_none() -> None:

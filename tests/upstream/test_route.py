@@ -4,7 +4,7 @@ import pytest
 
 from proxy import config
 from proxy.errors import NotFound
-from proxy.upstream.route import route
+from proxy.upstream.route import matches, route, targets
 
 CONFIG = config.load(
     """
@@ -61,6 +61,70 @@ def test_no_model_goes_to_the_first_upstream_as_it_is() -> None:
     assert (target.upstream.name, target.model) == ("default", None)
 
 
-def test_an_alias_of_an_alias_is_not_looked_up_again() -> None:
-    chained = config.load("models: {a: {model: b}, b: {model: c}}", {})
-    assert route(chained, "a").model == "b"
+SEVERAL = config.load(
+    """
+upstreams:
+- {name: near, base_url: 'http://a/v1', models: ['llama-*', 'both']}
+- {name: far, base_url: 'https://b/v1', models: ['*'], context_tokens: 9000}
+- {name: twin, base_url: 'http://a/v1/other', models: ['both']}
+models:
+  chat: {model: llama-8b, context_tokens: 4000, fallbacks: [big]}
+  big: {upstream: far, model: gpt-5}
+  llama-8b: {model: llama-8b, context_tokens: 2000}
+  pinned: {upstream: near, model: both, fallbacks: [chat, nobody]}
+""",
+    {},
+)
+
+
+def places(model: str | None, credential: bytes | None = None) -> list[tuple[str, str | None, int | None]]:
+    found = targets(SEVERAL, model, credential)
+    return [(target.upstream.name, target.model, target.context_tokens) for target in found]
+
+
+def test_every_upstream_that_matches_may_serve_in_their_order() -> None:
+    assert places("both") == [("near", "both", None), ("far", "both", 9000), ("twin", "both", None)]
+
+
+def test_an_alias_leads_to_another_and_the_first_context_in_the_chain_counts() -> None:
+    assert places("chat") == [("near", "llama-8b", 4000), ("far", "llama-8b", 4000), ("far", "gpt-5", 9000)]
+
+
+def test_an_alias_that_bears_its_models_name_is_no_circle() -> None:
+    assert places("llama-8b") == [("near", "llama-8b", 2000), ("far", "llama-8b", 2000)]
+
+
+def test_an_alias_with_an_upstream_goes_there_alone_and_then_to_its_fallbacks() -> None:
+    assert [place[:2] for place in places("pinned")] == [
+        ("near", "both"), ("near", "llama-8b"), ("far", "llama-8b"), ("far", "gpt-5"), ("far", "nobody")
+    ]  # fmt: skip
+
+
+def test_a_request_without_a_model_may_go_to_each() -> None:
+    assert [place[:2] for place in places(None)] == [("near", None), ("far", None), ("twin", None)]
+
+
+def test_the_name_default_is_a_models_name_like_others() -> None:
+    assert [place[:2] for place in places("default")] == [("far", "default")]
+
+
+def test_a_clients_own_key_goes_to_one_origin_only() -> None:
+    assert [place[0] for place in places("both", b"key")] == ["near", "twin"]
+
+
+def test_a_place_stands_once() -> None:
+    twice = config.load("models: {a: {model: m, fallbacks: [m, b]}, b: {model: m}}", {})
+    assert [target.model for target in targets(twice, "a")] == ["m"]
+
+
+def test_who_asks_for_a_model_that_nobody_serves_learns_what_there_is() -> None:
+    with pytest.raises(NotFound) as caught:
+        targets(CONFIG, "claude")
+    for known in ("fast", "small", "llama-*", "gpt-*"):
+        assert known in caught.value.message
+    assert "default" not in caught.value.message
+
+
+@pytest.mark.parametrize(("model", "served"), [("llama-1", True), ("llama", False), ("both", True), ("LLAMA-1", False)])
+def test_a_pattern_is_matched_with_its_case(model: str, served: bool) -> None:
+    assert matches(SEVERAL.upstreams[0], model) is served

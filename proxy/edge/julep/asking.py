@@ -20,7 +20,7 @@ from proxy.resources import Tool
 from proxy.services import Services, Turn, epoch_ms
 from proxy.types import Options, Overflow, Scope
 from proxy.upstream.headers import upstream_headers
-from proxy.upstream.route import route
+from proxy.upstream.route import targets
 
 OURS = (
     "messages", "tools", "stream", "recall", "save", "remember", "recall_tools", "auto_run_tools", "agent", "agent_id",
@@ -44,7 +44,7 @@ def turn_of(ask: Ask) -> Turn:
     system, messages = body.split(said)
     model = _model(given)
     who = _with_own_key(svc, ask.who, request)
-    target = route(svc.config, model)
+    target, *others = targets(svc.config, model, who.credential)
     return Turn(
         scope=who,
         name=ask.path["id"],
@@ -59,6 +59,7 @@ def turn_of(ask: Ask) -> Turn:
         reserve=given.max_tokens if isinstance(given.max_tokens, int) else svc.config.context.reserve_output_tokens,
         headers=upstream_headers(who.credential, target.upstream, request.headers),
         target=target,
+        others=tuple(others),
         key=idempotency_key(request.headers),
         retried=is_retry(request.headers),
         request=fingerprint(ask.raw, request.headers),

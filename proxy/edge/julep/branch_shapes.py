@@ -93,6 +93,22 @@ class Turns(Plain, kw_only=True, frozen=True):
     items: list[TurnItem]
 
 
+class TurnChoice(Plain, kw_only=True, frozen=True):
+    """One answer of a turn. `finish_reason`: null where it broke off."""
+
+    index: Annotated[int, Meta(ge=0)]
+    message: Json
+    logprobs: Any
+    finish_reason: str | None
+
+
+class WholeTurn(TurnItem, kw_only=True, frozen=True):
+    """A turn with its answers: all choices of the model, the one that became history first; none for a message that is
+    no answer."""
+
+    choices: list[TurnChoice]
+
+
 class Context(Plain, kw_only=True, frozen=True):
     """The ledger of a turn: what was sent and why, segment by segment; a turn that asked no model has none. `usage` is
     the model server's, `recalled` the text that went up with the turn's user message."""

@@ -1,4 +1,4 @@
-"""A session's turns: the list of them, and what each one sent and why."""
+"""A session's turns: the list of them, what each one answered, and what it sent and why."""
 
 from typing import Any
 
@@ -9,11 +9,14 @@ from proxy.edge.julep import branch_shapes as shapes
 from proxy.edge.julep.branches import number_of
 from proxy.edge.julep.times import shown
 from proxy.edge.operation import Ask
-from proxy.store import ledgers, sessions
+from proxy.store import choices, ledgers, sessions
+from proxy.store.choices import Answer
 from proxy.store.ledgers import Told
 from proxy.store.settings import missing
+from proxy.upstream.fold import reason
 
 _encode = msgspec.json.encode
+_list = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
 
 class _Ledger(msgspec.Struct, frozen=True, gc=False):
@@ -38,6 +41,26 @@ async def page(ask: Ask) -> shapes.Turns:
     read = ledgers.newest if ask.query.direction == "desc" else ledgers.oldest
     found = await read(ask.svc.db, ask.who, session, ask.query.limit, ask.query.offset)
     return shapes.Turns(items=[_item(told) for told in found])
+
+
+async def get(ask: Ask) -> bytes:
+    """Show a turn with all choices of its answer. Choice 0 is the one that became history."""
+    session = await _session(ask)
+    told = await ledgers.of_turn(ask.svc.db, ask.who, session, number_of(ask.path["turn"], ledgers.unknown))
+    answer = await choices.of_turn(ask.svc.db, ask.who, session, told.turn)
+    return body.joined(body.fields(_encode(_item(told))) | {"choices": _encode(_choices(told, answer))})
+
+
+def _choices(told: Told, answer: Answer) -> list[dict[str, Any]]:
+    """As they came; where only the message is kept, as it tells."""
+    if answer.message is None:
+        return []
+    first = {"index": 0, "message": msgspec.Raw(answer.message)}
+    if answer.choices is not None:
+        kept, *others = _list(answer.choices)
+        return [first | kept, *others]
+    ended = None if told.status == "incomplete" else reason(msgspec.json.decode(answer.message))
+    return [first | {"logprobs": None, "finish_reason": ended}]
 
 
 async def context(ask: Ask) -> bytes:

@@ -12,8 +12,8 @@ from proxy.edge.body import Fields
 from proxy.edge.deliver import Connection, deliver, log_request
 from proxy.edge.head import head
 from proxy.edge.identity import Identity
-from proxy.edge.openai import passthrough
-from proxy.edge.request import Request, frame
+from proxy.edge.openai import passthrough, storing
+from proxy.edge.request import Request, frame, passed_on
 from proxy.edge.retries import fingerprint, idempotency_key, is_retry
 from proxy.errors import BadRequest, ProxyError
 from proxy.events import Client
@@ -21,7 +21,7 @@ from proxy.preview import preview
 from proxy.services import Services, Turn, epoch_ms
 from proxy.types import Scope as Tenant
 from proxy.upstream.headers import upstream_headers
-from proxy.upstream.route import route
+from proxy.upstream.route import targets
 
 NO_HEADERS: Mapping[str, str] = {}
 
@@ -40,7 +40,7 @@ async def completions(svc: Services, scope: Scope, connection: Connection) -> No
         shown = _is_preview(request)
         if named is None:
             if shown:
-                await _show(connection, request, passthrough.forwarded(svc, raw, fields)[1], None)
+                await _show(connection, request, passthrough.forwarded(svc, who, raw, fields)[1], None)
             else:
                 await passthrough.relay(svc, who, request, raw, fields, connection)
             return
@@ -96,7 +96,7 @@ def _turn(svc: Services, who: Tenant, request: Request, raw: bytes, fields: Fiel
     said = body.messages(fields, limits.messages_per_request, limits.nesting)
     system, messages = body.split(said)
     model = _model(fields)
-    target = route(svc.config, model)
+    target, *others = targets(svc.config, model, who.credential)
     stream = _flag(fields, "stream")
     _check_choices(fields, limits.choices)
     key = idempotency_key(request.headers)
@@ -114,12 +114,15 @@ def _turn(svc: Services, who: Tenant, request: Request, raw: bytes, fields: Fiel
         reserve=_reserve(fields, svc.config.context.reserve_output_tokens),
         headers=upstream_headers(who.credential, target.upstream, request.headers),
         target=target,
+        others=tuple(others),
         key=key,
         retried=is_retry(request.headers),
         request=fingerprint(raw, request.headers),
         now=epoch_ms(),
         started=request.started,
         client=request.headers,
+        query=passed_on(request.query),
+        storing=storing.asked(fields, options.save),
     )
 
 

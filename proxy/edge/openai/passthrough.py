@@ -1,23 +1,28 @@
 """What goes to an upstream as it came: chat without a session, and the other /v1 paths of a fixed list."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import msgspec
 from starlette.types import Scope as AsgiScope
 
+from proxy.config import DEFAULT_MODEL
 from proxy.edge import auth, body, failures, models
 from proxy.edge.body import Fields
 from proxy.edge.deliver import Connection, Head, RawHeaders, deliver, log_request
-from proxy.edge.request import Request, frame
+from proxy.edge.openai import storing
+from proxy.edge.request import Request, frame, passed_on
 from proxy.errors import MethodNotAllowed, NotFound, ProxyError, UpstreamBroken
 from proxy.events import Chunk, Client, End
 from proxy.services import Services
 from proxy.types import Scope
-from proxy.upstream.exchange import exchange, read
+from proxy.upstream import wire
+from proxy.upstream.exchange import always, exchange, never, read
+from proxy.upstream.fallback import first_good
+from proxy.upstream.fold import Fold
 from proxy.upstream.headers import upstream_headers
 from proxy.upstream.protocol import Answer, Call
-from proxy.upstream.route import Target, route
+from proxy.upstream.route import Target, targets
 
 PATHS = {
     "models": "GET",
@@ -31,13 +36,14 @@ PATHS = {
 """First parts of the paths that pass through, and how they may be asked: with the proxy's own key nobody reaches the
 shared account's files or deletes its models."""
 
+MODEL = "models/"
 SAFE = re.compile(r"[A-Za-z0-9_.:@-]+(/[A-Za-z0-9_.:@-]+)*")
 
 HOP_BY_HOP = frozenset(
     {
         b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
-        b"transfer-encoding", b"upgrade", b"content-length", b"content-encoding", b"date", b"server", b"set-cookie",
-        b"x-request-id", b"access-control-allow-origin",
+        b"transfer-encoding", b"upgrade", b"content-length", b"date", b"server", b"set-cookie", b"x-request-id",
+        b"x-upstream", b"access-control-allow-origin",
     }
 )  # fmt: skip
 
@@ -46,64 +52,131 @@ async def relay(
     svc: Services, who: Scope, request: Request, raw: bytes, fields: Fields, connection: Connection
 ) -> None:
     """A chat request without a session, byte for byte."""
-    target, content = forwarded(svc, raw, fields)
-    headers = upstream_headers(who.credential, target.upstream, request.headers)
-    call = Call("POST", "/chat/completions", content, headers)
-    await deliver(_relayed(svc, who, target, call), Client(), connection, lambda head: _named(head, request))
+    places = _places(svc, who, fields)
+
+    def call(target: Target) -> Call:
+        headers = upstream_headers(who.credential, target.upstream, request.headers)
+        path = "/chat/completions" + passed_on(request.query)
+        return Call("POST", path, _addressed(raw, fields, target), headers)
+
+    events = storing.kept(svc, who, request, raw, fields, _relayed(svc, who, places, call))
+    await deliver(events, Client(), connection, lambda head: _named(head, request))
 
 
-def forwarded(svc: Services, raw: bytes, fields: Fields) -> tuple[Target, bytes]:
-    """Where a request without a session goes, and its body there."""
+def forwarded(svc: Services, who: Scope, raw: bytes, fields: Fields) -> tuple[Target, bytes]:
+    """Where a request without a session goes now, and its body there."""
+    target = svc.breakers.choose(_places(svc, who, fields))[0]
+    return target, _addressed(raw, fields, target)
+
+
+def _places(svc: Services, who: Scope, fields: Fields) -> tuple[Target, ...]:
+    return targets(svc.config, _model(fields), who.credential)
+
+
+def _model(fields: Fields) -> str | None:
     given = body.parsed(fields, "model")
-    model = given if isinstance(given, str) else None
-    target = route(svc.config, model)
-    return target, raw if target.model == model else _renamed(fields, target)
+    return given if isinstance(given, str) else None
 
 
-def _renamed(fields: Fields, target: Target) -> bytes:
-    """The body with an alias replaced by the model's name at its upstream."""
-    fields = {**fields, "model": msgspec.json.encode(target.model)}
-    return body.joined(fields)
+def _addressed(raw: bytes, fields: Fields, target: Target) -> bytes:
+    """The body, with an alias replaced by the model's name at its upstream."""
+    if target.model == _model(fields):
+        return raw
+    return body.joined({**fields, "model": msgspec.json.encode(target.model)})
 
 
 def _named(head: Head, request: Request) -> Head:
     return Head(head.status, [*head.headers, (b"x-request-id", request.id.encode("latin-1"))])
 
 
-async def _relayed(svc: Services, who: Scope, target: Target, call: Call) -> AsyncGenerator[Head | Chunk | End]:
-    """The upstream's answer: status and headers, then its bytes as they come."""
-    answer = await exchange(svc.upstreams[target.upstream.name], target.upstream, call, own_key=who.credential is None)
-    try:
-        head = Head(answer.status, _visible(answer))
-        if _is_stream(answer):
-            async for event in _stream(answer, head):
-                yield event
-        else:
-            content = await read(answer, svc.config.limits.answer_mb << 20)
-            yield head
-            yield End(content)
-    finally:
-        await answer.aclose()
-
-
-async def _stream(answer: Answer, head: Head) -> AsyncGenerator[Head | Chunk | End]:
+class _Events:
     """Whole events, joined as they came: an unfinished one waits, so that a break never cuts an event in two."""
-    held = b""
-    begun = False
-    async for data in answer:
-        data = held + data
+
+    def __init__(self) -> None:
+        self.held = b""
+
+    def take(self, data: bytes) -> bytes:
+        data = self.held + data
         end = _last_event(data)
-        held = data[end:]
-        if len(held) > 4 << 20:
+        self.held = data[end:]
+        if len(self.held) > 4 << 20:
             raise UpstreamBroken("the upstream sent an event of more than 4 MB")
-        if end:
-            if not begun:
-                begun = True
-                yield head
-            yield Chunk(data if end == len(data) else data[:end])
-    if not begun:
-        yield head
-    yield End(held)
+        return data if end == len(data) else data[:end]
+
+
+class _Opened(msgspec.Struct, frozen=True, gc=False):
+    """An answer, to be closed: a stream as far as its first whole events, or all of it, as `first`."""
+
+    answer: Answer
+    head: Head
+    first: bytes
+    stream: AsyncIterator[bytes] | None = None
+    events: _Events | None = None
+
+
+async def _relayed(
+    svc: Services, who: Scope, places: Sequence[Target], call: Callable[[Target], Call]
+) -> AsyncGenerator[Head | Chunk | End]:
+    """The answer of the first upstream that gives one: status and headers, then its bytes as they come."""
+
+    async def attempt(target: Target, last: bool) -> _Opened:
+        return await _opened(svc, who, target, call(target), last)
+
+    own_key = who.credential is None
+    opened = await first_good(svc.breakers, svc.breakers.choose(places), own_key, attempt)
+    try:
+        yield opened.head
+        if opened.stream is None or opened.events is None:
+            yield End(opened.first)
+            return
+        if opened.first:
+            yield Chunk(opened.first)
+        async for data in opened.stream:
+            if out := opened.events.take(data):
+                yield Chunk(out)
+        yield End(opened.events.held)
+    finally:
+        await opened.answer.aclose()
+
+
+async def _opened(svc: Services, who: Scope, target: Target, call: Call, last: bool) -> _Opened:
+    """One upstream's answer. `last`: no other takes over."""
+    upstream = target.upstream
+    final = never if last else always
+    answer = await exchange(svc.upstreams[upstream.name], upstream, call, who.credential is None, final)
+    try:
+        head = Head(answer.status, [*_visible(answer), (b"x-upstream", upstream.name.encode())])
+        if not _is_stream(answer):
+            return _Opened(answer, head, await read(answer, svc.config.limits.answer_mb << 20))
+        stream, events = aiter(answer), _Events()
+        first = await _first(stream, events, last)
+        if not last:
+            _check(first)
+        return _Opened(answer, head, first, stream, events)
+    except BaseException:
+        await answer.aclose()
+        raise
+
+
+async def _first(stream: AsyncIterator[bytes], events: _Events, last: bool) -> bytes:
+    """The first whole events. Comments alone wait for an event while another upstream may take over."""
+    held = b""
+    async for data in stream:
+        held += events.take(data)
+        if held and (last or b"data:" in held):
+            return held
+    if not last:
+        raise UpstreamBroken("the upstream's stream ended before it began")
+    return held
+
+
+def _check(first: bytes) -> None:
+    """Raises what a stream that begins with an error tells of."""
+    splitter = wire.Splitter()
+    payloads = [wire.payload(event) for event in splitter.feed(first)]
+    said = next((payload for payload in payloads if payload is not None), b"")
+    if b'"error"' in said:
+        Fold().add(said)
 
 
 def _last_event(data: bytes) -> int:
@@ -133,16 +206,20 @@ async def other(svc: Services, scope: AsgiScope, connection: Connection) -> None
         who = await auth.scope_of(svc, headers)
         path = _allowed(svc, request)
         raw = await body.read(connection, headers)
-        if path == "models" and request.method == "GET":
+        if request.method == "GET" and (path == "models" or _alias_in(svc, path)):
             await _respond_models(svc, who, request, connection)
             return
-        target = route(svc.config, _model_of(path, headers, raw))
         media = headers.get(b"content-type", b"")
+        fields = _fields(path, media, raw)
+        places = targets(svc.config, _model_of(path, fields), who.credential)
         query = "?" + request.query.decode("latin-1") if request.query else ""
-        call = Call(
-            request.method, f"/{path}{query}", raw, upstream_headers(who.credential, target.upstream, headers, media)
-        )
-        await deliver(_relayed(svc, who, target, call), Client(), connection, lambda head: _named(head, request))
+
+        def call(target: Target) -> Call:
+            content = raw if fields is None else _addressed(raw, fields, target)
+            own = upstream_headers(who.credential, target.upstream, headers, media)
+            return Call(request.method, f"/{path}{query}", content, own)
+
+        await deliver(_relayed(svc, who, places, call), Client(), connection, lambda head: _named(head, request))
     except ProxyError as failure:
         connection.status, connection.outcome = failure.status, failure.code or failure.type
         await failures.respond(connection.send, failure, {"x-request-id": request.id})
@@ -165,17 +242,29 @@ def _allowed(svc: Services, request: Request) -> str:
     raise NotFound("there is no such path here; see GET /v1/models and POST /v1/chat/completions", code="unknown_url")
 
 
-def _model_of(path: str, headers: dict[bytes, bytes], raw: bytes) -> str | None:
-    if path.startswith("models/"):
-        return path.removeprefix("models/")
-    if not headers.get(b"content-type", b"").startswith(b"application/json"):
-        return None
-    model = body.parsed(body.fields(raw), "model")
-    return model if isinstance(model, str) else None
+def _fields(path: str, media: bytes, raw: bytes) -> Fields | None:
+    """What a body of JSON holds; None for one of another type."""
+    return body.fields(raw) if media.startswith(b"application/json") and not path.startswith(MODEL) else None
+
+
+def _model_of(path: str, fields: Fields | None) -> str | None:
+    if path.startswith(MODEL):
+        return path.removeprefix(MODEL)
+    return None if fields is None else _model(fields)
+
+
+def _alias_in(svc: Services, path: str) -> str | None:
+    """The alias that a path asks for: no upstream knows it."""
+    name = path.removeprefix(MODEL)
+    return name if path.startswith(MODEL) and name in svc.config.models and name != DEFAULT_MODEL else None
 
 
 async def _respond_models(svc: Services, who: Scope, request: Request, connection: Connection) -> None:
-    content = msgspec.json.encode({"object": "list", "data": await models.every(svc, who, request)})
+    alias = _alias_in(svc, request.path.removeprefix("/v1/"))
+    shown = (
+        {"object": "list", "data": await models.every(svc, who, request)} if alias is None else models.of_alias(alias)
+    )
+    content = msgspec.json.encode(shown)
     fields = {b"content-type": b"application/json", b"x-request-id": request.id.encode("latin-1")}
     await connection.start(200, [*fields.items(), (b"content-length", str(len(content)).encode())])
     await connection.write(content, more=False)

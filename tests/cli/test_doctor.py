@@ -1,0 +1,127 @@
+"""session-proxy doctor: the whole report, as a process of its own, beside a server and without one."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import __version__
+from proxy.cli import doctor
+from tests.cli.checks.sites import names
+from tests.processes import ROOT, Done, command, served, written
+from tests.scripted import says, scripted_upstream, status
+
+MODELS = [{"id": "m", "object": "model", "max_model_len": 8192}]
+KEY = "sk-secret-1234"
+CONFIGURED = {"storage", "upstream", "embedder", "port"}
+
+
+async def doctored(config: Path, *args: str, port: str = "0") -> Done:
+    done = await command(["doctor", "--config", str(config), *args], PROXY_SERVER__PORT=port)
+    assert done.err == ""
+    assert KEY not in done.out
+    return done
+
+
+async def report(config: Path, *args: str, port: str = "0") -> tuple[int, dict[str, Any]]:
+    done = await doctored(config, "--json", *args, port=port)
+    return done.code, json.loads(done.out)
+
+
+def keyed(folder: Path, url: str, **sections: Any) -> Path:
+    upstreams = [{"name": "scripted", "base_url": url, "api_key": KEY, "retries": 0}]
+    return written(folder, url, **{"upstreams": upstreams, "recall": {"embedder": {"kind": "none"}}, **sections})
+
+
+@pytest.mark.anyio
+async def test_where_all_is_well_the_code_is_0_and_every_check_says_so(tmp_path: Path) -> None:
+    async with scripted_upstream(says("hi there"), MODELS) as up:
+        code, told = await report(keyed(tmp_path, up.url))
+    assert (code, told["ok"], told["version"]) == (0, True, __version__)
+    assert [finding for finding in told["findings"] if finding["state"] != "ok"] == []
+    assert {finding["check"] for finding in told["findings"]} == {check.name for check in doctor.CHECKS}
+    assert all(list(finding) == ["check", "state", "said", "fix"] for finding in told["findings"])
+    assert names(tmp_path) == ["config.yaml"]
+
+
+@pytest.mark.anyio
+async def test_what_fails_has_a_line_that_says_what_to_do_and_the_code_is_1(tmp_path: Path) -> None:
+    async with scripted_upstream(says("hi there"), MODELS) as up:
+        up.lists = status(401, json={"error": {"message": KEY}})
+        done = await doctored(keyed(tmp_path, up.url))
+    assert done.code == 1
+    head, *lines = done.out.splitlines()
+    assert head == f"session-proxy {__version__}"
+    at = next(n for n, line in enumerate(lines) if line.startswith("failed"))
+    assert re.match(r"failed   upstream   scripted: http://127.0.0.1:\d+/v1 does not accept the key \(401\)", lines[at])
+    assert lines[at + 1].strip().startswith("fix: set api_key of upstream scripted")
+    assert re.fullmatch(r"1 failed, \d+ ok", lines[-1])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("text", ["server: {prot: 1}", None])
+async def test_without_a_configuration_the_code_is_2_and_the_rest_is_looked_at(
+    tmp_path: Path, text: str | None
+) -> None:
+    config = tmp_path / "c.yaml"
+    if text is not None:
+        config.write_text(text)
+    code, told = await report(config)
+    assert (code, told["ok"]) == (2, False)
+    by = {finding["check"]: finding["state"] for finding in told["findings"]}
+    assert by["config"] == "failed"
+    assert {check for check, state in by.items() if state == "skipped"} == CONFIGURED
+    assert by["tokenizer"] == by["templates"] == by["python"] == "ok"
+    assert (await doctored(config)).code == 2
+
+
+@pytest.mark.anyio
+async def test_warnings_alone_are_no_failure(tmp_path: Path) -> None:
+    async with scripted_upstream(says("hi there"), [{"id": "m"}]) as up:
+        code, told = await report(keyed(tmp_path, up.url, auth={"mode": "keys"}))
+    assert (code, told["ok"]) == (0, True)
+    assert {finding["check"] for finding in told["findings"] if finding["state"] == "warning"} == {"keys", "upstream"}
+
+
+@pytest.mark.anyio
+async def test_it_works_beside_a_running_server(tmp_path: Path) -> None:
+    async with scripted_upstream(says("hi there"), MODELS) as up:
+        config = keyed(tmp_path, up.url)
+        async with served(config) as serving:
+            port = re.search(r":(\d+)/v1", serving.url)
+            assert port is not None
+            code, told = await report(config, port=port[1])
+    said = "\n".join(finding["said"] for finding in told["findings"])
+    assert (code, told["ok"]) == (0, True)
+    assert "a running server has it" in said
+    assert f"a session-proxy {__version__} answers on 127.0.0.1:{port[1]}" in said
+
+
+@pytest.mark.anyio
+async def test_offline_nothing_else_is_asked(tmp_path: Path) -> None:
+    code, told = await report(keyed(tmp_path, "https://api.openai.com/v1"), "--offline")
+    assert code == 0
+    skipped = [finding for finding in told["findings"] if finding["state"] == "skipped"]
+    assert [finding["check"] for finding in skipped] == ["upstream"]
+    assert "--offline" in skipped[0]["said"]
+
+
+@pytest.mark.anyio
+async def test_the_defaults_are_looked_at_where_there_is_no_file(tmp_path: Path) -> None:
+    done = await command(["doctor", "--offline"], folder=tmp_path)
+    assert done.code == 0
+    assert "no file, the defaults" in done.out
+    assert names(tmp_path) == []
+
+
+def test_the_last_line_counts() -> None:
+    found = [doctor.Finding("a", state, "") for state in ("ok", "warning", "failed", "warning", "skipped")]
+    assert doctor.summed(found) == "1 failed, 2 warnings, 1 skipped, 1 ok"
+
+
+def test_the_documentation_names_every_check_and_state() -> None:
+    told = (ROOT / "docs" / "doctor.md").read_text()
+    names = [check.name for check in doctor.CHECKS]
+    assert [name for name in (*names, "keys", *doctor.STATES) if f"| `{name}` |" not in told] == []

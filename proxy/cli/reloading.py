@@ -39,9 +39,9 @@ class Source:
         return self._read(settings.read)
 
     def again(self) -> Config:
-        """The same for a server that runs: an empty file is refused, for a moment it is what one that is written over
-        looks like, and it would mean the defaults: another model server."""
-        return self._read(_not_empty)
+        """The same for a server that runs. An empty file is refused: one that is written over looks like that for a
+        moment, and it would mean the defaults, another model server."""
+        return self._read(_lasting)
 
     def _read(self, text_of: Callable[[Path], str]) -> Config:
         self.seen = self.stamp()
@@ -63,7 +63,11 @@ class Source:
         return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev
 
 
-def _not_empty(file: Path) -> str:
+def _lasting(file: Path) -> str:
+    if file.exists() and not file.is_file():
+        raise BadConfig(
+            f"{file}: it is a pipe or a directory; what is read again must be a file"
+        )  # a pipe may never end
     text = settings.read(file)
     if all(line.lstrip()[:1] in ("", "#") for line in text.splitlines()):
         raise BadConfig(f"{file}: nothing stands in it; write {{}} for the defaults")

@@ -141,7 +141,7 @@ def said(entry: Entry) -> str:
     value = msgspec.json.decode(entry.raw)
     who = _WHO.get(entry.role, "System")
     name = f" ({value['name']})" if value.get("name") else ""
-    text = text_of(value)
+    text = text_of(value) or spoken(value)
     if entry.role in RESULTS:
         text = _clipped(text, RESULT)
     made = [*(value.get("tool_calls") or ()), {"function": value.get("function_call")}]
@@ -166,7 +166,7 @@ def text_of(value: Mapping[str, Any]) -> str:
     text = content.strip() if isinstance(content, str) else ""
     if value.get("role") == "assistant" and text.startswith("<think>"):
         return text.partition("</think>")[2].strip()
-    return text or spoken(value)
+    return text
 
 
 def spoken(value: Mapping[str, Any]) -> str:

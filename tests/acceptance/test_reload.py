@@ -216,7 +216,8 @@ def refusals(given: dict[str, Any]) -> list[tuple[Callable[[Path], object], str]
         (lambda file: file.write_bytes(b"\xff\xfe"), "cannot be read"),
         (lambda file: file.write_text("# nothing\n"), "nothing stands in it"),
         (lambda file: file.unlink(), "cannot be read: [Errno 2]"),
-        (lambda file: file.mkdir(), "cannot be read: [Errno 21]"),
+        (lambda file: file.mkdir(), "it is a pipe or a directory"),
+        (lambda file: (file.rmdir(), os.mkfifo(file)), "it is a pipe or a directory"),
     ]
 
 
@@ -232,7 +233,7 @@ async def test_a_file_that_cannot_be_used_is_refused_with_its_reason_and_nothing
                 assert reason in line["reason"]
                 assert (await stage.ask(to="s")).text == "a"
             assert a.connections == 1
-            (tmp_path / "config.yaml").rmdir()
+            (tmp_path / "config.yaml").unlink()
             await stage.reload([upstream(b)], auth={"mode": "passthrough"})
             assert (await stage.ask(to="s")).text == "b"
 
@@ -267,25 +268,24 @@ async def test_of_many_signals_the_last_state_wins(tmp_path: Path) -> None:
 
 
 async def test_a_signal_before_the_server_is_ready_is_not_lost(tmp_path: Path) -> None:
-    """The configuration is a pipe: the start waits for it, and so does the reload."""
+    """The start waits for its configuration, which is a pipe."""
     async with two(says("a"), says("b")) as (a, b), aiohttp.ClientSession() as http:
-        texts = [written(tmp_path, upstreams=[upstream(up)]).read_text() for up in (a, b)]
+        text = written(tmp_path, upstreams=[upstream(a)]).read_text()
         pipe = tmp_path / "pipe.yaml"
         os.mkfifo(pipe)
         process = await started(["serve", "--config", str(pipe)])
 
-        def give(text: str, *signals: signal.Signals) -> None:
+        def give() -> None:
             """A pipe can be opened once somebody reads it; by then signals are heard."""
             with pipe.open("w") as end:
-                for number in signals:
-                    process.send_signal(number)
                 end.write(text)
+                written(tmp_path, upstreams=[upstream(b)]).rename(pipe)
+                for _ in range(2):
+                    process.send_signal(signal.SIGHUP)
 
         async with anyio.create_task_group() as group:
-            first = partial(give, texts[0], signal.SIGHUP, signal.SIGHUP)
-            group.start_soon(partial(anyio.to_thread.run_sync, abandon_on_cancel=True), first)
+            group.start_soon(partial(anyio.to_thread.run_sync, abandon_on_cancel=True), give)
             async with greeted(process) as serving:
-                await anyio.to_thread.run_sync(give, texts[1], abandon_on_cancel=True)
                 stage = Stage(serving, tmp_path, http)
                 assert (await stage.said("config_reloaded"))["changed"] == ["upstreams.a.base_url"]
                 assert (await stage.ask()).text == "b"

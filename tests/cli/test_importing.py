@@ -88,7 +88,7 @@ def test_a_tenant_is_made_for_what_comes_in(tmp_path: Path, file: Path, capsys: 
     assert main(["export", "--config", str(config), "--tenant", "acme"]) == 0
     assert capsys.readouterr().out.encode() == file.read_bytes()
     assert store(tmp_path, lambda db: db.all("SELECT name FROM tenants ORDER BY id")) == [("default",), ("acme",)]
-    assert len(store(tmp_path, rows)) == 12
+    assert len(store(tmp_path, rows)) == 13
 
 
 def test_a_list_of_messages_becomes_a_session_of_the_name_asked_for(

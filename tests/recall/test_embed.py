@@ -102,7 +102,7 @@ async def test_a_table_that_is_not_there_is_looked_for_again() -> None:
 
     local = Local(load)
     for _ in range(2):
-        with pytest.raises(NotConfigured, match=r'package x is missing.*pip install "session-proxy\[local\]"'):
+        with pytest.raises(NotConfigured, match=r'package x is missing.*pip install "session-proxy\[embeddings\]"'):
             await local.ready(ME)
     assert await local.embed(["ab"], ME, {}) == [[2.0]]
 

@@ -13,7 +13,6 @@ from proxy.config import Config, UpstreamConfig
 from proxy.context.tokens import Count
 from proxy.edge.application import Edge
 from proxy.edge.routes import PLAIN
-from proxy.forwarded import Forwarded
 from proxy.recall.embed import Embedder, Local, Off, Remote, Table, not_installed
 from proxy.services import Services, TurnQueue, epoch_ms
 from proxy.store import sqlite
@@ -101,14 +100,12 @@ class Clients:
         self._log.least(config.telemetry.log_level)
         svc.breakers.keep(config.upstreams)
         svc.summaries.rewire(config, clients, self.catalog.context_of)
-        strip = any(upstream.strip_fields for upstream in (*svc.config.upstreams, *config.upstreams))
         return dataclasses.replace(
             svc,
             config=config,
             upstreams=clients,
             context_of=self.catalog.context_of,
             embedder=embedder_of(config, clients) if config.recall.embedder.kind == "upstream" else svc.embedder,
-            forwarded=Forwarded() if strip else svc.forwarded,  # what it holds was stripped for the upstreams before
         )
 
     async def aclose(self) -> None:

@@ -114,10 +114,12 @@ def _room(turn: Turn, window: int) -> int:
 
 
 def cut_key(turn: Turn, limits: Limits) -> str:
-    """What the cut was made for; another budget, strategy or model starts over. What a request keeps for its answer is
-    none of it: clients change that from turn to turn."""
+    """What the cut, and the history that is kept joined for it, were made for; another budget, strategy or model, or an
+    upstream that refuses other fields, starts over. What a request keeps for its answer is none of it: clients change
+    that from turn to turn."""
     tools = "" if turn.options.recall_tools else "|without tools"
-    return f"{limits.basis}|{limits.strategy}|{turn.target.model or ''}{tools}"
+    stripped = "".join([f"|without {name}" for name in turn.target.upstream.strip_fields])
+    return f"{limits.basis}|{limits.strategy}|{turn.target.model or ''}{tools}{stripped}"
 
 
 def fitted(material: Material, limits: Limits, estimate: Callable[[Plan], int], count: Count) -> Weighed:

@@ -250,6 +250,23 @@ async def test_a_model_that_nobody_serves_is_404_with_what_there_is(tmp_path: Pa
             assert known in reply.error["message"]
 
 
+async def test_what_one_upstream_refuses_is_sent_to_the_other(tmp_path: Path) -> None:
+    """The history that is kept joined between turns is one upstream's."""
+    said = {"type": "text", "text": "hello", "cache_control": {"type": "ephemeral"}}
+    message = {"role": "user", "content": [said]}
+    async with two(tmp_path, says("one"), says("two"), one={"strip_fields": ["cache_control"]}) as stage:
+        for _ in range(3):
+            await stage.proxied.ask(message, to="s", headers={"X-Session-Mode": "append"})
+        stage.first.play(hangs_up)
+        await stage.proxied.ask(message, to="s", headers={"X-Session-Mode": "append"})
+        stage.first.play(says("one"))
+        await stage.proxied.ask(message, to="s", headers={"X-Session-Mode": "append"})
+        marks = [
+            request.body.count(b"cache_control") for request in (stage.second.requests[-1], stage.first.requests[-1])
+        ]
+        assert marks == [4, 0]
+
+
 async def test_metrics_count_who_went_on(tmp_path: Path) -> None:
     async with two(tmp_path, hangs_up, says("from two")) as stage:
         await stage.proxied.ask("hello", to="s")

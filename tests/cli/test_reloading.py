@@ -220,10 +220,10 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(folder: Path, watch_s: float | None = None) -> AsyncGenerator[Stage]:
+async def staged(folder: Path, watch_s: float | None = None, kind: type[Source] = Source) -> AsyncGenerator[Stage]:
     stage = Stage(folder / "config.yaml")
     stage.file.write_text("limits: {choices: 1}")
-    source = Source(stage.file, {})
+    source = kind(stage.file, {})
     config = source.read()
     async with services(folder, Model()) as svc:
         edge = Edge(dataclasses.replace(svc, config=config, log=stage.log), Starlette(), stage.rewired)
@@ -327,6 +327,25 @@ async def test_a_file_that_goes_is_refused_once_and_taken_when_it_is_back(tmp_pa
         stage.write(limits={"choices": 4})
         assert await stage.events(2) == ["config_refused", "config_reloaded"]
         assert [one.limits.choices for one in stage.taken] == [4]
+
+
+async def test_a_file_that_grows_is_read_once_it_stays(tmp_path: Path) -> None:
+    read: list[int] = []
+
+    class Growing(Source):
+        size = 0
+
+        def stamp(self) -> tuple[int, ...]:
+            self.size = min(self.size + 1, 5)
+            return (self.size,)
+
+        def again(self) -> Config:
+            read.append(self.size)
+            return super().again()
+
+    async with staged(tmp_path, watch_s=0.01, kind=Growing) as stage:
+        await stage.events(1)
+        assert read == [5]
 
 
 async def test_a_file_that_is_written_piece_by_piece_ends_as_what_it_says(tmp_path: Path) -> None:

@@ -336,7 +336,7 @@ R = TypeVar("R")
 
 
 async def priced(size: int, price: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """What `price` counts in `size` bytes, in a thread where that is much."""
+    """What `price`, which costs in proportion to `size` bytes, gives; in a thread where that is much."""
     if size > THREAD_BYTES:
         return await asyncio.to_thread(price, *args, **kwargs)
     return price(*args, **kwargs)

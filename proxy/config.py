@@ -318,21 +318,26 @@ def _check_embedder(embedder: EmbedderConfig, names: Sequence[str]) -> None:
 
 def _check_aliases(config: Config) -> None:
     """Aliases may name aliases; none may come back to itself."""
+    well: set[str] = set()
     for alias in config.models:
-        circle = _circle(config.models, alias, ())
+        circle = _circle(config.models, alias, (), well)
         if circle:
             raise BadConfig(f"models: {' -> '.join(circle)} goes in a circle; an alias must end at an upstream's model")
 
 
-def _circle(models: Mapping[str, ModelConfig], name: str, before: tuple[str, ...]) -> tuple[str, ...]:
+def _circle(models: Mapping[str, ModelConfig], name: str, before: tuple[str, ...], well: set[str]) -> tuple[str, ...]:
+    """The way back to a name, () if there is none. `well`: names that are known to end."""
     if name in before:
         return (*before, name)
     alias = models.get(name)
-    if alias is None:
+    if alias is None or name in well:
         return ()
     further = [] if alias.upstream is not None or alias.model in (None, name) else [alias.model]
-    found = (_circle(models, other, (*before, name)) for other in (*further, *alias.fallbacks) if other is not None)
-    return next((circle for circle in found if circle), ())
+    ways = [other for other in (*further, *alias.fallbacks) if other is not None]
+    circle = next((way for other in ways if (way := _circle(models, other, (*before, name), well))), ())
+    if not circle:
+        well.add(name)
+    return circle
 
 
 def origin(url: str) -> str:

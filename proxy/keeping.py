@@ -16,7 +16,7 @@ from proxy.recollect import Found
 from proxy.reconcile import digest
 from proxy.services import Services, Turn, epoch_ms
 from proxy.settled import settled
-from proxy.store import completions, sessions, turns
+from proxy.store import sessions, turns
 from proxy.summarize import Wanted
 from proxy.telemetry.metrics import Told
 from proxy.types import Line, Message, Status
@@ -89,7 +89,7 @@ async def _append(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: F
 
 async def _stored(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, answer: bytes) -> int:
     """The commit, and what follows from it in memory whether or not anybody still waits."""
-    record = _record(svc, turn, kept, reply, fold, answer)
+    record = await _completed(turn, _record(svc, turn, kept, reply, fold, answer))
     key = kept.key(turn)
     try:
         session, branch = await turns.append(svc.db, turn.scope, record)
@@ -214,17 +214,17 @@ def _record(svc: Services, turn: Turn, kept: Kept, reply: Message, fold: Fold, a
         carried=_encode(msgspec.structs.replace(composed.carried, drift=drift)),
         recalled=composed.kept_text,
         learnt=learnt,
-        completion=_completion(turn, answer),
         choices=_choices(fold) if reply.status == "complete" else None,
     )
 
 
-def _completion(turn: Turn, answer: bytes) -> completions.New | None:
-    """The whole answer as a stored completion, where the request asks for one."""
-    if turn.storing is None or not answer:
-        return None
+async def _completed(turn: Turn, record: turns.Record) -> turns.Record:
+    """The record with the whole answer as a stored completion, where the request asks for one."""
+    if turn.storing is None or not record.answer:
+        return record
     given = completion.Given(turn.fields, turn.storing, turn.request_id, epoch_ms(), turn.target.model or "")
-    return completion.made(given, answer)
+    size = len(record.answer) + len(turn.fields["messages"])
+    return msgspec.structs.replace(record, completion=await priced(size, completion.made, given, record.answer))
 
 
 def _choices(fold: Fold) -> bytes | None:

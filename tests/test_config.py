@@ -286,3 +286,20 @@ def test_secrets_do_not_show() -> None:
     assert "sk-secret" not in repr(made)
     assert "sk-secret" not in str(made.upstreams)
     assert "sk-secret" not in refused("upstreams: [{base_url: 'http://a/v1', api_key: [sk-secret]}]")
+
+
+@pytest.mark.parametrize(
+    ("models", "circle"),
+    [
+        ("{a: {model: b}, b: {model: a}}", "a -> b -> a"),
+        ("{a: {fallbacks: [a]}}", "a -> a"),
+        ("{x: {model: y}, y: {fallbacks: [z]}, z: {model: x}}", "x -> y -> z -> x"),
+    ],
+)
+def test_aliases_that_go_in_a_circle_stop_the_start(models: str, circle: str) -> None:
+    with pytest.raises(BadConfig, match=f"models: {circle} goes in a circle"):
+        load(f"models: {models}", {})
+
+
+def test_an_alias_may_bear_its_models_name_or_have_an_upstream_that_ends_it() -> None:
+    load("{models: {a: {model: a}, b: {upstream: default, model: c}, c: {model: b}}}", {})

@@ -6,7 +6,7 @@ import msgspec
 
 from proxy.config import DEFAULT_MODEL, UpstreamConfig
 from proxy.edge.request import Request
-from proxy.errors import UpstreamError
+from proxy.errors import UpstreamError, UpstreamTimeout
 from proxy.services import Services
 from proxy.types import Scope
 from proxy.upstream.exchange import always, exchange, read
@@ -15,6 +15,9 @@ from proxy.upstream.protocol import Call
 from proxy.upstream.route import matches
 
 Model = dict[str, object]
+
+WAIT_S = 5.0
+"""For each upstream's list: one that is silent must not hide what the others have."""
 
 
 async def every(svc: Services, who: Scope, request: Request) -> list[Model]:
@@ -44,15 +47,22 @@ async def _listed(svc: Services, who: Scope, request: Request, upstream: Upstrea
     """One upstream's models, or why it does not tell them."""
     call = Call("GET", "/models", b"", upstream_headers(who.credential, upstream, request.headers, b""))
     try:
-        answer = await exchange(svc.upstreams[upstream.name], upstream, call, who.credential is None, always)
-        try:
-            listed = msgspec.json.decode(await read(answer, 32 << 20))
-        finally:
-            await answer.aclose()
+        async with asyncio.timeout(WAIT_S):
+            answer = await exchange(svc.upstreams[upstream.name], upstream, call, who.credential is None, always)
+            try:
+                listed = msgspec.json.decode(await read(answer, 32 << 20))
+            finally:
+                await answer.aclose()
     except UpstreamError as failure:
         return failure
+    except TimeoutError:
+        return UpstreamTimeout(f"the upstream did not list its models within {WAIT_S:g} s")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return UpstreamError("the upstream's list of models is not JSON", code="upstream_broken")
     models = listed.get("data") if isinstance(listed, dict) else None
-    each = [model for model in models or () if isinstance(model, dict) and isinstance(model.get("id"), str)]
+    each = [
+        model
+        for model in (models if isinstance(models, list) else ())
+        if isinstance(model, dict) and isinstance(model.get("id"), str)
+    ]
     return [model for model in each if matches(upstream, model["id"])]

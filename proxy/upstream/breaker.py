@@ -2,7 +2,7 @@
 
 An upstream that fails several times in a row is left out; after its pause one request at a time tries it again, and the
 first good answer brings it back. One that answers 429 or 503 with Retry-After is left out so long, for that model.
-Leaving out is for choosing: a request that has no other upstream is sent to the first one all the same.
+Leaving out is for choosing: a request that all others fail is sent to the first one that is left out all the same.
 """
 
 import time
@@ -18,6 +18,7 @@ from proxy.upstream.route import Target
 
 LONGEST_REST_S = 300.0
 """Of a Retry-After: one that asks for more is asked again then."""
+OURS = ("upstream_busy", "upstream_closed")
 RESTS = 1000
 """Models whose pause is remembered at the most."""
 
@@ -51,10 +52,13 @@ class Breakers:
         self._rests: dict[tuple[UpstreamConfig, str | None], float] = {}
 
     def choose(self, targets: Sequence[Target]) -> tuple[Target, ...]:
-        """Those that may be asked, in their order; the first one when all are left out."""
+        """Those that may be asked, in their order, and last the first of those that are left out: it may be back, and
+        whoever is failed by all others loses nothing by asking it."""
         if len(targets) == 1 or not (self._troubled or self._rests):
             return tuple(targets)
-        return tuple(target for target in targets if self.admits(target)) or (targets[0],)
+        admitted = [target for target in targets if self.admits(target)]
+        left_out = [target for target in targets if target not in admitted]
+        return (*admitted, *left_out[:1])
 
     def admits(self, target: Target) -> bool:
         """Whether the upstream may be asked for that model now."""
@@ -124,10 +128,11 @@ def _code(failure: UpstreamError) -> str:
 
 
 def is_outage(failure: UpstreamError) -> bool:
-    """Whether a failure speaks of the upstream itself: no answer, a broken one, a status of 5xx."""
-    return failure.status >= 500
+    """Whether a failure speaks of the upstream as a whole: no answer, a broken one, a status of 5xx. Not 501, which
+    speaks of one endpoint, and not our own limit of connections, or our own end."""
+    return failure.status >= 500 and failure.status != 501 and failure.code not in OURS
 
 
 def may_move_on(failure: UpstreamError) -> bool:
     """Whether another upstream may do better: whatever is not of the client's making."""
-    return (is_outage(failure) or failure.status in (408, 429)) and failure.code != "answer_too_large"
+    return (failure.status >= 500 or failure.status in (408, 429)) and failure.code != "answer_too_large"

@@ -305,15 +305,15 @@ def _refuse(constant: str) -> Any:
 
 
 def in_band(error: Any, payload: bytes) -> UpstreamError:
-    """The failure that an `error` inside a 200 answer tells of; an object goes on to the client as it came."""
+    """The failure that an `error` inside a 200 answer tells of; an object goes on to the client as it came. The code is
+    ours: logs tell it, and what an upstream says there may be anybody's words."""
     given = error if isinstance(error, dict) else {"message": str(error)}
     message = str(given.get("message") or "the upstream reported an error in mid-answer")
     body = _readable(payload, given) if given is error else None
     status = given.get("code") or given.get("status")
     if isinstance(status, int) and 400 <= status < 600:
         return UpstreamRefused(status, message, body=body, headers={})
-    code = given.get("code")
-    failure = UpstreamBroken(message, code=str(code) if code is not None else None)
+    failure = UpstreamBroken(message)
     failure.body = body
     return failure
 

@@ -26,7 +26,7 @@ def targets(config: Config, model: str | None, credential: bytes | None = None) 
     name another model, one upstream, and what takes over. `credential`: a client's own key, which goes to one origin
     only. NotFound if nobody serves the model."""
     found: dict[tuple[str, str | None], Target] = {}
-    for target in _serving(config, model, None):
+    for target in _serving(config, model, None, set()):
         found.setdefault((target.upstream.name, target.model), target)
     if not found:
         raise _unknown(config, model or "")
@@ -47,21 +47,24 @@ def matches(upstream: UpstreamConfig, model: str) -> bool:
     return any(fnmatchcase(model, pattern) for pattern in upstream.models)
 
 
-def _serving(config: Config, name: str | None, context: int | None) -> Iterator[Target]:
-    """config.check has refused aliases that go in a circle."""
+def _serving(config: Config, name: str | None, context: int | None, seen: set[str | None]) -> Iterator[Target]:
+    """Each name once: the first time that it comes up is the place that counts."""
+    if name in seen:
+        return
+    seen.add(name)
     alias = config.models.get(DEFAULT_MODEL if name is None else name, PLAIN)
     context = context or alias.context_tokens
     if alias.upstream is not None:
         upstream = next(one for one in config.upstreams if one.name == alias.upstream)
         yield Target(upstream, alias.model or name, context or upstream.context_tokens)
     elif alias.model not in (None, name):
-        yield from _serving(config, alias.model, context)
+        yield from _serving(config, alias.model, context, seen)
     else:
         for upstream in config.upstreams:
             if name is None or matches(upstream, name):
                 yield Target(upstream, name, context or upstream.context_tokens)
     for other in alias.fallbacks:
-        yield from _serving(config, other, None)
+        yield from _serving(config, other, None, seen)
 
 
 def _unknown(config: Config, model: str) -> NotFound:

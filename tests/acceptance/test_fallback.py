@@ -172,6 +172,16 @@ async def test_an_upstream_that_fails_again_and_again_is_left_out_and_comes_back
         assert (await stage.proxied.ask("hello", to=session)).text == "from one"
 
 
+@pytest.mark.parametrize("session", ["s", None])
+async def test_one_that_is_left_out_still_serves_what_all_others_fail(tmp_path: Path, session: str | None) -> None:
+    async with two(tmp_path, hangs_up, says("from two"), one={"breaker_failures": 1, "breaker_pause_s": 600}) as stage:
+        await stage.proxied.ask("hello", to=session)
+        stage.first.play(says("from one"))
+        assert (await stage.proxied.ask("hello", to=session)).text == "from two"
+        stage.second.play(hangs_up)
+        assert (await stage.proxied.ask("hello", to=session)).text == "from one"
+
+
 async def test_only_the_last_upstream_is_asked_again(tmp_path: Path) -> None:
     failing = status(500, json={"error": {"message": "oops"}})
     async with two(tmp_path, failing, failing, one={"retries": 2}, two={"retries": 1}) as stage:
@@ -234,6 +244,8 @@ async def test_the_models_are_those_of_all_upstreams_that_lead_somewhere(tmp_pat
         assert listed[0]["x"] == 1
         one = (await stage.proxied.call("GET", "/models/best")).json
         assert (one["id"], one["object"]) == ("best", "model")
+        stage.first.lists = status(200, json={"data": 5})
+        assert (await stage.proxied.call("GET", "/models")).status == 200
         stage.first.lists = hangs_up
         listed = (await stage.proxied.call("GET", "/models")).json["data"]
         assert [model["id"] for model in listed] == ["b-1", "a-2", "best"]

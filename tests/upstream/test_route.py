@@ -128,3 +128,9 @@ def test_who_asks_for_a_model_that_nobody_serves_learns_what_there_is() -> None:
 @pytest.mark.parametrize(("model", "served"), [("llama-1", True), ("llama", False), ("both", True), ("LLAMA-1", False)])
 def test_a_pattern_is_matched_with_its_case(model: str, served: bool) -> None:
     assert matches(SEVERAL.upstreams[0], model) is served
+
+
+def test_aliases_that_lead_to_each_other_in_many_ways_cost_no_more_than_they_are() -> None:
+    chain = ", ".join(f"a{n}: {{model: a{n + 1}, fallbacks: [a{n + 2}, a{n + 1}]}}" for n in range(60))
+    deep = config.load(f"models: {{{chain}}}", {})
+    assert [target.model for target in targets(deep, "a0")] == ["a60", "a61"]

@@ -36,6 +36,8 @@ PATHS = {
 """First parts of the paths that pass through, and how they may be asked: with the proxy's own key nobody reaches the
 shared account's files or deletes its models."""
 
+COMMENTS = 64 * 1024
+"""Bytes of comments that may stand before a stream's first event while another upstream may take over."""
 MODEL = "models/"
 SAFE = re.compile(r"[A-Za-z0-9_.:@-]+(/[A-Za-z0-9_.:@-]+)*")
 
@@ -160,22 +162,32 @@ async def _opened(svc: Services, who: Scope, target: Target, call: Call, last: b
 
 async def _first(stream: AsyncIterator[bytes], events: _Events, last: bool) -> bytes:
     """The first whole events. Comments alone wait for an event while another upstream may take over."""
-    held = b""
+    held: list[bytes] = []
+    size = 0
     async for data in stream:
-        held += events.take(data)
-        if held and (last or b"data:" in held):
-            return held
+        out = events.take(data)
+        if out:
+            held.append(out)
+            size += len(out)
+        if out and (last or _said(out)):
+            return b"".join(held)
+        if size > COMMENTS:
+            raise UpstreamBroken("the upstream's stream holds nothing but comments")
     if not last:
         raise UpstreamBroken("the upstream's stream ended before it began")
-    return held
+    return b"".join(held)
+
+
+def _said(events: bytes) -> bytes | None:
+    """What the first event that is no comment carries."""
+    payloads = (wire.payload(event) for event in wire.Splitter().feed(events))
+    return next((payload for payload in payloads if payload is not None and not payload.startswith(b":")), None)
 
 
 def _check(first: bytes) -> None:
     """Raises what a stream that begins with an error tells of."""
-    splitter = wire.Splitter()
-    payloads = [wire.payload(event) for event in splitter.feed(first)]
-    said = next((payload for payload in payloads if payload is not None), b"")
-    if b'"error"' in said:
+    said = _said(first)
+    if said is not None and b'"error"' in said:
         Fold().add(said)
 
 

@@ -98,7 +98,7 @@ class Clients:
                 self._retired.add(client)
         self.by_name, self.catalog = clients, Catalog(clients, self.catalog, same)
         self._log.least(config.telemetry.log_level)
-        svc.breakers.keep(config.upstreams)
+        svc.breakers.forget_all_but(config.upstreams)
         svc.summaries.rewire(config, clients, self.catalog.context_of)
         return dataclasses.replace(
             svc,

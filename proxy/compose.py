@@ -1,6 +1,7 @@
 """The request that goes upstream: prices the new messages, adds what the session knows, has the context assembled."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, TypeVar
@@ -21,6 +22,7 @@ from proxy.recollect import Found
 from proxy.remember import Recalled, Sought
 from proxy.services import Services, Turn
 from proxy.splice import as_sent, splice
+from proxy.steering import sent_to
 from proxy.store import sessions
 from proxy.types import Carried, Instructions, Message, Placement, Sent
 
@@ -55,6 +57,18 @@ class Composed(msgspec.Struct, frozen=True, gc=False):
 
 NO_PAST = Past((), 0, 0, False)
 NOTHING = Recalled()
+
+
+async def placed(svc: Services, turn: Turn, found: Found) -> tuple[Turn, Composed]:
+    """The turn composed for the first of its upstreams whose context takes it. Raises the first's ContextTooLong."""
+    try:
+        return turn, await compose(svc, turn, found)
+    except ContextTooLong as failure:
+        for n, target in enumerate(turn.others, 1):
+            elsewhere = sent_to(turn, target, turn.others[n:])
+            with contextlib.suppress(ContextTooLong):
+                return elsewhere, await compose(svc, elsewhere, found)
+        raise failure
 
 
 class _Given(msgspec.Struct, frozen=True, gc=False):

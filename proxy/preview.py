@@ -1,7 +1,7 @@
 """What a turn would send, composed as `turn.run` composes it: no model is called, nothing is stored."""
 
 from proxy import recollect
-from proxy.compose import Composed, compose
+from proxy.compose import Composed, placed
 from proxy.introduce import rendered
 from proxy.ledger import ledger
 from proxy.profile import dress
@@ -16,5 +16,5 @@ async def preview(svc: Services, turn: Turn) -> tuple[Composed, dict[str, object
     found = await sessions.find(svc.db, turn.scope, turn.name)
     turn = await rendered(svc, steered(svc, await dress(svc, turn, found)))
     at = await recollect.find(svc, turn, found)
-    composed = await compose(svc, turn, at)
+    _, composed = await placed(svc, turn, at)
     return composed, ledger(None, at.branch_number, composed.plan, composed.weight)

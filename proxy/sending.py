@@ -18,6 +18,7 @@ from proxy.steering import sent_to
 from proxy.upstream.exchange import always, exchange, read
 from proxy.upstream.fallback import first_good
 from proxy.upstream.fold import Fold
+from proxy.upstream.headers import has_media
 from proxy.upstream.protocol import Answer, Call
 from proxy.upstream.relay import Relay
 from proxy.upstream.route import Target
@@ -85,7 +86,8 @@ async def _opened(svc: Services, turn: Turn, kept: Kept, final: Callable[[Upstre
     answer = await exchange(svc.upstreams[upstream.name], upstream, call, turn.scope.credential is None, final)
     fold, limit = Fold(), svc.config.limits.answer_mb << 20
     try:
-        if turn.stream and not _is_json(answer):
+        one_object = has_media(answer.headers, b"application/json")  # some answer a stream request so
+        if turn.stream and not one_object:
             relay, stream = Relay(fold, turn.wants_usage, limit), aiter(answer)
             return Opened(turn, kept, answer, fold, stream, relay, await _first(stream, relay))
         body = await read(answer, limit)
@@ -107,11 +109,6 @@ async def _first(stream: AsyncIterator[bytes], relay: Relay) -> bytes:
     out = relay.end()
     relay.check()
     return out
-
-
-def _is_json(answer: Answer) -> bool:
-    """An upstream that answers a stream request with one JSON object."""
-    return any(name == b"content-type" and value.startswith(b"application/json") for name, value in answer.headers)
 
 
 def _read(failure: UpstreamError) -> Refused | None:

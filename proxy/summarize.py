@@ -25,7 +25,7 @@ from proxy.store.summaries import Summary
 from proxy.telemetry.log import Log, defect
 from proxy.telemetry.metrics import Metrics
 from proxy.types import Entry, Scope
-from proxy.upstream.exchange import exchange, read
+from proxy.upstream.exchange import whole
 from proxy.upstream.fold import Fold
 from proxy.upstream.headers import upstream_headers
 from proxy.upstream.protocol import Call, Headers, Upstream
@@ -286,11 +286,7 @@ class Summaries:
         body = b'{%b"messages":%b,"%b":%d}' % (named, ask.messages, limit, ask.cap)
         call = Call("POST", "/chat/completions", body, ask.headers)
         own_key = wanted.scope.credential is None
-        answer = await exchange(ask.upstream, ask.target.upstream, call, own_key=own_key)
-        try:
-            return await read(answer, self.config.limits.answer_mb << 20)
-        finally:
-            await answer.aclose()
+        return await whole(ask.upstream, ask.target.upstream, call, own_key, self.config.limits.answer_mb << 20)
 
 
 def pause(failures: int) -> float:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
 from proxy import recollect
-from proxy.compose import compose
+from proxy.compose import placed
 from proxy.errors import Unavailable, UpstreamError
 from proxy.events import Begin, Chunk, Client, Clock, End, Event, begin
 from proxy.introduce import rendered
@@ -48,7 +48,7 @@ async def _taken(
     svc.failed.note(key, turn.request)  # until it is stored
     turn = await rendered(svc, steered(svc, await dress(svc, turn, found)))
     at = await recollect.find(svc, turn, found)
-    composed = await compose(svc, turn, at)
+    turn, composed = await placed(svc, turn, at)
     number = svc.numbers.promise(key, 0 if at.session is None else at.session.turns)
     uuid = svc.numbers.uuid(key) if at.session is None else at.session.uuid
     kept = Kept(at, composed, uuid, key[1], number)

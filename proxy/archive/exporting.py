@@ -101,7 +101,7 @@ async def _turns(
     while seq < branch.head:
         page = await archive.entries(db, scope, id, branch.number, (seq + 1, branch.head))
         turns = await archive.turns(db, scope, id, {entry.turn for entry in page})
-        held = await choices.kept(db, scope, id, turns)
+        held = await choices.turns_with_any(db, scope, id, turns)
         out: list[AnyLine] = []
         for entry in page:
             if entry.turn not in turns:

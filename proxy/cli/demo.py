@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from proxy.cli import local_model
+from proxy.cli import chat_models, local_model
 from proxy.cli.local_model import LocalModelError
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ INSTRUCTIONS = "Answer in one sentence. Call the user by name."
 INTRODUCTION = "My name is Ada and I live in Paris."
 QUESTION = "What is my name?"
 FILLERS = ("Tell me a fact about tea.", "And one about coffee.", "Which of them is older?", "Which one do you like?")
-NOT_CHAT = ("embed", "whisper", "tts", "dall-e", "image", "audio", "realtime", "moderation", "babbage", "davinci")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -240,11 +239,10 @@ def converse(base_url: str, model: str | None) -> bool:
 
 
 def _first_model(client: "openai.OpenAI") -> str:
-    names = [model.id for model in client.models.list()]
-    for name in names:
-        if not any(word in name.lower() for word in NOT_CHAT):
-            return name
-    raise LocalModelError("the upstream lists no chat model: name one with --model")
+    names = chat_models.chatting(model.id for model in client.models.list())
+    if not names:
+        raise LocalModelError("the upstream lists no chat model: name one with --model")
+    return names[0]
 
 
 def _step(number: int, step: Callable[[Talk], list[Check]], talk: Talk) -> list[Check]:

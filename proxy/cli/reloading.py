@@ -7,8 +7,9 @@ import asyncio
 import dataclasses
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,10 @@ class Reloading:
     @asynccontextmanager
     async def running(self, watch_s: float | None = None) -> AsyncGenerator[None]:
         """Does so while the block runs; with `watch_s` it also looks at the file so often."""
-        tasks = [asyncio.ensure_future(self._work())]
+        works = [self._reload]
         if watch_s is not None:
-            tasks.append(asyncio.ensure_future(self._watch(watch_s)))
+            works.append(partial(self._watch, watch_s))
+        tasks = [asyncio.ensure_future(self._again_and_again(work)) for work in works]
         try:
             yield
         finally:
@@ -100,18 +102,19 @@ class Reloading:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _work(self) -> None:
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await self._asked.wait()
-            self._asked.clear()
             try:
-                await self._reload()
+                await work()
             except BadConfig as refused:
                 self._log("error", "config_refused", reason=str(refused))
             except Exception as exc:  # noqa: BLE001 - a worker's loop: a defect of ours, told without its texts
                 defect(self._log, exc)
 
     async def _reload(self) -> None:
+        """Once, when it is asked for."""
+        await self._asked.wait()
+        self._asked.clear()
         found = await asyncio.to_thread(self._source.again)  # 10 ms and more
         reload = reloaded(self._edge.svc.config, found)
         if reload.changed:

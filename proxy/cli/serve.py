@@ -5,6 +5,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 from collections.abc import Generator
 
@@ -119,5 +120,5 @@ class Server(uvicorn.Server):
         upstreams = ", ".join(upstream.base_url for upstream in config.upstreams)
         return (
             f"session-proxy on http://{host}:{self.port()}/v1 -> {upstreams} | storage {config.storage.url} "
-            f"({config.storage.synchronous}) | auth {config.auth.mode}"
+            f"({config.storage.synchronous}) | auth {config.auth.mode} | pid {os.getpid()}"
         )

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from proxy.config import Config
 from proxy.edge import failures
 from proxy.edge.deliver import SWEEP_S, Connection, stopping
-from proxy.edge.http import ABORT, WATCH
+from proxy.edge.http import ABORT, UNWATCH, WATCH
 from proxy.edge.openai import passthrough
 from proxy.edge.operation import CONNECTION, SLASH
 from proxy.edge.request import request_id
@@ -83,8 +83,8 @@ class Edge:
             return
         task = asyncio.current_task()
         assert task is not None
-        abort, watch, now = scope.get(ABORT), scope.get(WATCH), time.monotonic()
-        connection = Connection(receive, send, self.svc.config, task, abort, watch, style, last=now)
+        offered = scope.get(ABORT), scope.get(WATCH), scope.get(UNWATCH)
+        connection = Connection(receive, send, self.svc.config, task, *offered, style, last=time.monotonic())
         self.open.add(connection)
         if not self._sweeping:
             self._sweeping = True

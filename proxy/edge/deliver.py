@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from proxy.config import Config
 from proxy.edge import failures
@@ -24,6 +24,7 @@ from proxy.edge.request import Request
 from proxy.errors import ProxyError, Unavailable
 from proxy.events import Chunk, Client, End
 from proxy.services import Services
+from proxy.upstream.headers import has_media
 
 RawHeaders = list[tuple[bytes, bytes]]
 First = TypeVar("First")
@@ -48,7 +49,8 @@ class Connection:
     answer began, of the request's clock (perf_counter).
 
     `reading`: the body has not come yet; `late`: the sweep ended it for that. `client`: who is told when it leaves,
-    None while no turn runs. `abort` cuts the connection and `watch` says when it is lost, where the server offers it.
+    None while no turn runs. `abort` cuts the connection; `watch` has it said when it is lost, until `unwatch` with the
+    same: where the server offers it.
     """
 
     receive: Receive
@@ -56,7 +58,8 @@ class Connection:
     config: Config
     task: asyncio.Task[None]
     abort: Callable[[], None] | None = None
-    watch: Callable[[Callable[[], None] | None], None] | None = None
+    watch: Callable[[Callable[[], None]], None] | None = None
+    unwatch: Callable[[Callable[[], None]], None] | None = None
     style: failures.Style = failures.OPENAI
     status: int = 0
     outcome: str = "ok"
@@ -73,12 +76,16 @@ class Connection:
 
     async def start(self, status: int, headers: RawHeaders) -> None:
         self.begun, self.status, self.first = True, status, time.perf_counter()
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.tell({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes, more: bool = True) -> None:
-        self.blocked_since = self.last = time.monotonic()
         self.over = not more
-        await self.send({"type": "http.response.body", "body": data, "more_body": more})
+        await self.tell({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def tell(self, message: Message) -> None:
+        """Sends, under the sweep's eyes: a client that reads nothing would hold its session and its upstream."""
+        self.blocked_since = self.last = time.monotonic()
+        await self.send(message)
         self.blocked_since = None
 
     def cut(self) -> None:
@@ -93,13 +100,17 @@ class Connection:
             if now - self.last > server.body_timeout_s:
                 self.late = True
                 self.task.cancel()
-        elif self.client is not None and not self.over:
-            if self.blocked_since is not None:
-                if now - self.blocked_since > server.send_timeout_s:
-                    self.cut()
-                    self.leave(stalled=True)
-            elif self.comments and 0 < server.keepalive_comment_s <= now - self.last:
-                self.pinging = asyncio.ensure_future(self.write(PING))
+        elif self.blocked_since is not None:
+            if now - self.blocked_since > server.send_timeout_s:
+                self.cut()
+                self.leave(stalled=True)
+        elif self._is_silent(now):
+            self.pinging = asyncio.ensure_future(self.write(PING))
+
+    def _is_silent(self, now: float) -> bool:
+        """Whether a stream that is not over wants a comment."""
+        running = self.client is not None and self.comments and not self.over
+        return running and 0 < self.config.server.keepalive_comment_s <= now - self.last
 
     def leave(self, stalled: bool = False) -> None:
         """The client is gone: the turn is told, and ended unless it may finish without one."""
@@ -164,8 +175,8 @@ async def deliver(
         await _break(connection, failure)
     finally:
         connection.client = None
-        if connection.watch is not None:
-            connection.watch(None)
+        if connection.unwatch is not None:
+            connection.unwatch(connection.leave)
         if connection.pinging is not None:
             connection.pinging.cancel()
 
@@ -178,7 +189,7 @@ async def _send(
         if isinstance(event, Chunk):
             if start is not None:
                 await connection.start(start.status, start.headers)
-                connection.comments = _is_stream(start)
+                connection.comments = has_media(start.headers, b"text/event-stream")
                 start = None
             await connection.write(event.data)
         elif isinstance(event, End):
@@ -188,10 +199,6 @@ async def _send(
             await connection.write(event.data, more=False)
         else:
             start = head(event)
-
-
-def _is_stream(head: Head) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in head.headers)
 
 
 async def _break(connection: Connection, failure: ProxyError) -> None:

@@ -10,7 +10,8 @@ def head(turn: Turn, begin: Begin, facts: dict[str, object], status: int = 200) 
     """The response's headers: what the turn was and what was sent. `facts` takes down what the log tells of it."""
     facts.update(session=begin.uuid, turn=begin.number, branch=begin.branch, model=begin.model or turn.target.model)
     if begin.plan is not None:
-        facts.update(tokens=begin.plan.total, dropped=begin.plan.dropped, overhead_ms=round(begin.overhead_s * 1000, 2))
+        facts.update(upstream=begin.upstream.get("x-upstream"), tokens=begin.plan.total, dropped=begin.plan.dropped)
+        facts["overhead_ms"] = round(begin.overhead_s * 1000, 2)
     given = {
         "content-type": "text/event-stream; charset=utf-8" if turn.stream else "application/json",
         "x-request-id": turn.request_id,

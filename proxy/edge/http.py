@@ -13,6 +13,9 @@ nothing."""
 WATCH = "session_proxy.watch"
 """The key of an ASGI scope under which `GuardedProtocol.watch` stands."""
 
+UNWATCH = "session_proxy.unwatch"
+"""The key of an ASGI scope under which `GuardedProtocol.unwatch` stands."""
+
 HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 10.0
 
@@ -49,12 +52,17 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._left is not None:
             self._left()
 
-    def watch(self, left: Callable[[], None] | None) -> None:
-        """Has `left` called when the client hangs up, soon if it has; until None takes its place. To await
-        `http.disconnect` instead takes a task for each request."""
+    def watch(self, left: Callable[[], None]) -> None:
+        """Has `left` called when the client hangs up, soon if it has; until it is unwatched, or another takes its
+        place. To await `http.disconnect` instead takes a task for each request."""
         self._left = left
-        if left is not None and self.transport.is_closing():
+        if self.transport.is_closing():
             self.loop.call_soon(left)
+
+    def unwatch(self, left: Callable[[], None]) -> None:
+        """Calls `left` no more. The connection's next request may have taken its place: that one stays."""
+        if self._left == left:
+            self._left = None
 
     def data_received(self, data: bytes) -> None:
         if self._late is None and self._head == 0 and (self.cycle is None or self.cycle.response_complete):
@@ -65,6 +73,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self._end(b"431 Request Header Fields Too Large", TOO_LARGE)
             return
         super().data_received(data)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """A client that has not read its answer by now never will: a close would wait for it for good."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
 
     def send_400_response(self, msg: str) -> None:
         self._end(b"400 Bad Request", UNREADABLE)
@@ -78,7 +93,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_time()
         super().on_headers_complete()
         scope = cast("dict[str, Any]", self.scope)  # the request's task starts after this callback
-        scope[ABORT], scope[WATCH] = self.transport.abort, self.watch
+        scope[ABORT], scope[WATCH], scope[UNWATCH] = self.transport.abort, self.watch, self.unwatch
 
     def _in_time(self) -> None:
         self._head = 0

@@ -9,13 +9,15 @@ from proxy.edge.request import Request
 from proxy.errors import UpstreamError, UpstreamTimeout
 from proxy.services import Services
 from proxy.types import Scope
-from proxy.upstream.exchange import always, exchange, read
+from proxy.upstream.exchange import always, whole
 from proxy.upstream.headers import upstream_headers
 from proxy.upstream.protocol import Call
 from proxy.upstream.route import matches
 
 Model = dict[str, object]
 
+LIST_BYTES = 32 << 20
+"""Of one upstream's list at the most."""
 WAIT_S = 5.0
 """For each upstream's list: one that is silent must not hide what the others have."""
 
@@ -48,11 +50,8 @@ async def _listed(svc: Services, who: Scope, request: Request, upstream: Upstrea
     call = Call("GET", "/models", b"", upstream_headers(who.credential, upstream, request.headers, b""))
     try:
         async with asyncio.timeout(WAIT_S):
-            answer = await exchange(svc.upstreams[upstream.name], upstream, call, who.credential is None, always)
-            try:
-                listed = msgspec.json.decode(await read(answer, 32 << 20))
-            finally:
-                await answer.aclose()
+            client, own_key = svc.upstreams[upstream.name], who.credential is None
+            listed = msgspec.json.decode(await whole(client, upstream, call, own_key, LIST_BYTES, always))
     except UpstreamError as failure:
         return failure
     except TimeoutError:

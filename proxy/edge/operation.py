@@ -144,7 +144,7 @@ async def refuse(connection: Connection, failure: ProxyError, request: Request) 
     if connection.begun:
         connection.cut()
         return
-    await failures.respond(connection.send, failure, {"x-request-id": request.id}, failures.JULEP)
+    await failures.respond(connection.tell, failure, {"x-request-id": request.id}, failures.JULEP)
 
 
 async def _answer(answer: Any, operation: Operation, request: Request, connection: Connection) -> None:

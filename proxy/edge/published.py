@@ -44,6 +44,6 @@ class Published:
             await connection.write(self.made.content, more=False)
         except ProxyError as failure:
             connection.status, connection.outcome = failure.status, failure.code or failure.type
-            await failures.respond(connection.send, failure, {"x-request-id": request.id}, failures.JULEP)
+            await failures.respond(connection.tell, failure, {"x-request-id": request.id}, failures.JULEP)
         finally:
             log_request(self.svc, request, connection, {})

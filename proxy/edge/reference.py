@@ -1,6 +1,6 @@
-"""/docs: the API reference, one page that loads nothing else, made of the OpenAPI document. Pure.
+"""/docs: the API reference, one page that loads nothing else, made of the OpenAPI document.
 
-`reference.html` lays out what is gathered here; Jinja escapes all of it.
+`reference.html` lays out what is gathered here; Jinja escapes all of it. Nothing else is read.
 """
 
 import base64

@@ -167,5 +167,5 @@ class Unknown:
         connection: Connection = scope[CONNECTION]
         request = frame(scope)
         connection.status, connection.outcome = failure.status, failure.code or failure.type
-        await failures.respond(connection.send, failure, {"x-request-id": request.id})
+        await failures.respond(connection.tell, failure, {"x-request-id": request.id})
         log_request(self.svc, request, connection, {})

@@ -15,15 +15,16 @@ import msgspec
 from proxy.config import EmbedderConfig, UpstreamConfig
 from proxy.errors import NotConfigured, UpstreamError
 from proxy.types import Scope
-from proxy.upstream.exchange import exchange, read
+from proxy.upstream.exchange import whole
 from proxy.upstream.headers import upstream_headers
 from proxy.upstream.protocol import Call, Upstream
 
 BATCH = 100
 """Texts of one call of an upstream: what every known one takes."""
 PROMPT = 2000
+"""Characters that the local embedder reads in the event loop: under 2 ms. More goes to a thread."""
 FEW = 16
-"""Characters and texts that the local embedder reads in the event loop: under 2 ms. More goes to a thread."""
+"""Texts that it reads there."""
 SLICE = 64_000
 """Characters that it reads at once there, but for a longer text: others get their turn in between."""
 LARGE = 1 << 16
@@ -151,11 +152,7 @@ class Remote:
         if self._settings.dimensions is not None:
             asked["dimensions"] = self._settings.dimensions
         call = Call("POST", "/embeddings", msgspec.json.encode(asked), headers)
-        answer = await exchange(self._client, self._upstream, call, own_key=scope.credential is None)
-        try:
-            raw = await read(answer, self._limit)
-        finally:
-            await answer.aclose()
+        raw = await whole(self._client, self._upstream, call, scope.credential is None, self._limit)
         if len(raw) <= LARGE:
             return vectors_of(raw, len(texts))
         return await asyncio.to_thread(vectors_of, raw, len(texts))

@@ -45,7 +45,7 @@ async def of_turn(db: Database, scope: Scope, session: int, turn: int) -> Answer
     return Answer(None if raw is None else (await blobs.restored(db, scope, [raw]))[0], body)
 
 
-async def kept(db: Database, scope: Scope, session: int, turns: Iterable[int]) -> frozenset[int]:
+async def turns_with_any(db: Database, scope: Scope, session: int, turns: Iterable[int]) -> frozenset[int]:
     """Those of the turns that have choices of their own."""
     rows = await db.all(
         "SELECT turn FROM choices WHERE tenant = ? AND session = ? AND turn IN (SELECT value FROM json_each(?))",

@@ -83,8 +83,8 @@ def _rename(tx: Tx, scope: Scope, id: int, name: str) -> None:
 
 
 async def keep(db: Database, scope: Scope, new: New, retried_since: int | None) -> None:
-    """Stores the completion of a request without a session. `retried_since` (epoch ms): what the same request stored
-    since then, whose answer did not arrive, is replaced; None for a request that is no retry."""
+    """Stores the completion of a request without a session. `retried_since` (epoch ms): what was stored since then
+    under the same Idempotency-Key, whose answer did not arrive, is replaced; None for a request without one."""
     write = db.apart if len(new.body) + len(new.messages) > LARGE else db.transaction
     await write(lambda tx: _keep(tx, scope, new, retried_since))
 

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import importlib.resources
 import os
+import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar
@@ -32,6 +33,8 @@ GROUP = 64
 BUSY_S = 5.0
 """How long a commit waits for another process that writes."""
 BUSY_STEP_S = 0.005
+GLANCE_S = 0.05
+"""After how long the file's lock is tried once more: longer than a look at it lasts."""
 
 _LOST = (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.CorruptError, apsw.ReadOnlyError, apsw.CantOpenError)
 """Errors that end the transaction, not the statement."""
@@ -267,17 +270,26 @@ def _usable(path: Path, own: bool) -> Generator[int]:
             os.close(lock)
 
 
-def owned(path: Path) -> int:
-    """The lock on the file, held until the process ends, however it ends."""
+def owned(path: Path, wait: Callable[[float], None] = time.sleep) -> int:
+    """The lock on the file, held until the process ends, however it ends. A look at it (`inspection.held`) takes it for
+    an instant, so one refusal is not believed."""
     handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    if not _locked(handle):
+        wait(GLANCE_S)
+        if not _locked(handle):
+            os.close(handle)
+            raise BadConfig(
+                f"storage.url: another session-proxy serves {path.name}; stop it first, or give this one its own file"
+            )
+    return handle
+
+
+def _locked(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(handle)
-        raise BadConfig(
-            f"storage.url: another session-proxy serves {path.name}; stop it first, or give this one its own file"
-        ) from exc
-    return handle
+    except OSError:
+        return False
+    return True
 
 
 def migrations() -> list[tuple[int, str]]:

@@ -90,15 +90,16 @@ class Breakers:
             if trouble is not None and probing:
                 trouble.trying = False
 
-    def keep(self, upstreams: Collection[UpstreamConfig]) -> None:
-        """Forgets all others: they have changed or gone."""
+    def forget_all_but(self, upstreams: Collection[UpstreamConfig]) -> None:
+        """The others have changed or gone."""
         self._troubled = {one: trouble for one, trouble in self._troubled.items() if one in upstreams}
         self._rests = {(one, model): until for (one, model), until in self._rests.items() if one in upstreams}
 
-    def moved_on(self, target: Target, failure: UpstreamError) -> None:
-        """A request goes to another upstream, since `target` failed it."""
+    def moved_on(self, target: Target, other: Target, failure: UpstreamError) -> None:
+        """A request goes on to `other`, since `target` failed it."""
+        names = {"upstream": target.upstream.name, "to": other.upstream.name}
         self._metrics.fallback()
-        self._log("warning", "fallback", upstream=target.upstream.name, code=_code(failure))
+        self._log("warning", "fallback", **names, code=_code(failure))
 
     def _answered(self, target: Target) -> None:
         trouble = self._troubled.pop(target.upstream, None) if self._troubled else None

@@ -1,7 +1,9 @@
 """One call of a model server until it answers well: retries before the first byte, errors turned into ours."""
 
 import asyncio
+import email.utils
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +62,22 @@ async def exchange(
         if pause is None:
             raise failure
         await asyncio.sleep(pause)
+
+
+async def whole(
+    upstream: Upstream,
+    settings: UpstreamConfig,
+    call: Call,
+    own_key: bool,
+    limit: int,
+    final: Callable[[UpstreamError], bool] = never,
+) -> bytes:
+    """The body of a 2xx answer, of at most `limit` bytes. Raises UpstreamError as `exchange` and `read` do."""
+    answer = await exchange(upstream, settings, call, own_key, final)
+    try:
+        return await read(answer, limit)
+    finally:
+        await answer.aclose()
 
 
 async def refusal(answer: Answer, own_key: bool) -> UpstreamError:
@@ -143,9 +161,20 @@ def _detail(detail: Any) -> str | None:
 
 def retry_after(failure: UpstreamError) -> float | None:
     """Seconds for which an upstream asked to be left alone; None if it did not."""
+    given = failure.headers
     try:
-        if "retry-after-ms" in failure.headers:
-            return float(failure.headers["retry-after-ms"]) / 1000
-        return float(failure.headers["retry-after"])
-    except (KeyError, ValueError):
+        if "retry-after-ms" in given:
+            return float(given["retry-after-ms"]) / 1000
+        return float(given["retry-after"])
+    except KeyError:
+        return None
+    except ValueError:
+        return _until(given.get("retry-after", ""))
+
+
+def _until(date: str) -> float | None:
+    """Seconds until an HTTP date."""
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(date).timestamp() - time.time())
+    except (ValueError, OverflowError):
         return None

@@ -1,9 +1,10 @@
 """One request, several upstreams: the first that answers serves it. Nothing was sent to the client before that."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from proxy.errors import ContextTooLong, UpstreamError, UpstreamRefused
+from proxy.errors import ContextTooLong, UpstreamError, UpstreamRefused, UpstreamTimeout
 from proxy.upstream.breaker import Breakers, may_move_on
 from proxy.upstream.route import Target
 
@@ -20,16 +21,17 @@ async def first_good(
     attempt: Callable[[Target, bool], Awaitable[Result]],
 ) -> Result:
     """What `attempt(target, last)` gives for the first of `targets` that it does not fail for. `last`: nobody takes
-    over, so that retries are worth their wait. Raises UpstreamError: what an upstream said before what it was not
-    reached for."""
+    over, so that retries are worth their wait. All of them together have the first one's total time. Raises
+    UpstreamError: what an upstream said before what it was not reached for."""
     failures: list[UpstreamError] = []
+    until = asyncio.get_running_loop().time() + targets[0].upstream.total_timeout_s
     for n, target in enumerate(targets):
         last = n == len(targets) - 1
         if not (last or breakers.admits(target)):
             continue
         try:
             with breakers.trial(target, own_key):
-                return await attempt(target, last)
+                return await (_before(until, attempt(target, last)) if failures else attempt(target, last))
         except ContextTooLong:  # of a fallback with a smaller context
             if not failures:
                 raise
@@ -39,5 +41,14 @@ async def first_good(
                 raise
             failures.append(failure)
             if not last:
-                breakers.moved_on(target, failure)
+                breakers.moved_on(target, targets[n + 1], failure)
     raise next((one for one in failures if isinstance(one, UpstreamRefused)), failures[-1])
+
+
+async def _before(until: float, answer: Awaitable[Result]) -> Result:
+    """The answer, if it begins in time. Raises UpstreamTimeout."""
+    try:
+        async with asyncio.timeout_at(until):
+            return await answer
+    except TimeoutError as exc:
+        raise UpstreamTimeout("no upstream answered within the first one's total_timeout_s") from exc

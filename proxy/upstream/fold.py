@@ -103,9 +103,14 @@ class Fold:
         self._torn = False  # whether a text may hold half of a character
 
     @property
+    def begun(self) -> bool:
+        """Whether anything was said of the answer that becomes history (choice 0)."""
+        return 0 in self._choices
+
+    @property
     def finished(self) -> bool:
         """Whether every choice that was seen is whole, choice 0, which becomes history, among them."""
-        return 0 in self._choices and all(said.finish is not None for said in self._choices.values())
+        return self.begun and all(said.finish is not None for said in self._choices.values())
 
     @property
     def has_text(self) -> bool:

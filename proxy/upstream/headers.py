@@ -1,6 +1,7 @@
-"""Which of a client's headers an upstream may see. Pure: an allow-list, the upstream's key, and nothing else."""
+"""Which of a client's headers an upstream may see: an allow-list, the upstream's key, and nothing else; and what an
+answer's headers say of its type. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from proxy.config import UpstreamConfig
 from proxy.upstream.protocol import Headers
@@ -40,3 +41,8 @@ def upstream_headers(
     if key:
         out.append((b"authorization", b"Bearer " + key))
     return tuple(out)
+
+
+def has_media(headers: Iterable[tuple[bytes, bytes]], prefix: bytes) -> bool:
+    """Whether the headers, whose names are in lower case, give a content type that begins so."""
+    return any(name == b"content-type" and value.startswith(prefix) for name, value in headers)

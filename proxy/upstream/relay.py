@@ -57,8 +57,8 @@ class Relay:
 
     def check(self) -> None:
         """Raises what broke; UpstreamBroken also when the stream ended before [DONE] and before each choice had its
-        finish_reason."""
+        finish_reason, or held no answer at all."""
         if self._failure is not None:
             raise self._failure
-        if not (self._done or self._fold.finished):
+        if not (self._fold.finished or (self._done and self._fold.begun)):
             raise UpstreamBroken("the upstream's stream ended before the answer was finished; send the message again")

@@ -18,6 +18,9 @@ from tests.scripted import ScriptedUpstream, Step, echoes, says, scripted_upstre
 Talk = tuple[ScriptedUpstream, Proxied]
 Stage = Callable[..., Awaitable[Talk]]
 
+PATIENT = {"first_byte_timeout_s": 60, "idle_timeout_s": 60, "total_timeout_s": 60}
+"""Of an upstream, longer than a test waits: it is not the model server's silence that ends a request."""
+
 
 @pytest.fixture(scope="package")
 def anyio_backend() -> tuple[str, dict[str, Any]]:

@@ -107,7 +107,7 @@ class Client:
         headers["X-Session-Context-Overflow"] = draw.choice(("adaptive", "adaptive", "summarize", "truncate"))
         if draw.random() < 0.1:
             headers |= {"X-Session-Recall-Tools": "false"}
-        if draw.random() < 0.1:
+        if draw.random() < 0.1 and "store" not in body:  # one says keep, the other says do not
             headers |= {"X-Session-Save": "false"}
         else:
             self.all += [*new, reply]

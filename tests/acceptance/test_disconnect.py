@@ -10,7 +10,7 @@ import pytest
 from tests import faults
 from tests.acceptance.asking import Proxied, assistant, received, until, user
 from tests.acceptance.sockets import Line, dialled
-from tests.acceptance.stage import Stage
+from tests.acceptance.stage import PATIENT, Stage
 from tests.scripted import WAIT_S, Exchange, Recorded, ScriptedUpstream, delta, gated, says
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +43,7 @@ async def two_words(up: ScriptedUpstream, line: Line, to: str = "s") -> None:
 @WAYS
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_before_any_text_leaves_nothing(stage: Stage, stream: bool, how: str) -> None:
-    up, proxied = await stage(faults.silence(), says("ok"))
+    up, proxied = await stage(faults.silence(), says("ok"), upstream=PATIENT)
     async with dialled(proxied) as line:
         await line.ask("count", "s", stream=stream)
         await up.wait_requests(1)
@@ -51,6 +51,19 @@ async def test_a_client_that_leaves_before_any_text_leaves_nothing(stage: Stage,
         await gone(up.requests[0], up)
     assert (await proxied.ask("hi", to="s")).text == "ok"
     assert received(up.requests[-1]) == ["user: hi"]
+    assert proxied.stored("s") == ["user: hi", "assistant: ok"]
+
+
+@WAYS
+async def test_the_second_request_of_a_connection_is_told_of_the_hang_up_too(stage: Stage, how: str) -> None:
+    up, proxied = await stage(says("ok"), faults.silence(), upstream=PATIENT)
+    async with dialled(proxied) as line:
+        await line.ask("hi", "s")
+        assert (await line.reply()).status == 200
+        await line.ask("count", "s")
+        await up.wait_requests(2)
+        LEAVE[how](line)
+        await gone(up.requests[1], up)
     assert proxied.stored("s") == ["user: hi", "assistant: ok"]
 
 
@@ -153,7 +166,7 @@ async def test_a_turn_ends_without_its_client_where_the_settings_say_finish(stag
 @WAYS
 @pytest.mark.parametrize("stream", [True, False])
 async def test_without_a_session_the_model_is_stopped_too(stage: Stage, stream: bool, how: str) -> None:
-    up, proxied = await stage(faults.stalls() if stream else faults.silence())
+    up, proxied = await stage(faults.stalls() if stream else faults.silence(), upstream=PATIENT)
     async with dialled(proxied) as line:
         await line.post(b'{"stream": true}' if stream else b"{}", {})
         await up.wait_requests(1)

@@ -218,6 +218,18 @@ async def test_the_history_is_cut_to_the_context_of_who_takes_over(tmp_path: Pat
         assert "budget=140" in reply.headers["x-context-tokens"]
 
 
+async def test_a_prompt_goes_to_who_can_take_it_while_the_first_is_left_out(tmp_path: Path) -> None:
+    models = {"m": {"upstream": "two", "model": "small", "context_tokens": 60, "fallbacks": ["large"]},
+              "large": {"upstream": "one", "model": "large"}}  # fmt: skip
+    async with two(tmp_path, says("from one"), says("from two"), models=models) as stage:
+        for session in ("s", "t"):
+            reply = await stage.proxied.ask("so " * 300, to=session, model="m", max_tokens=10)
+            assert (reply.status, reply.text) == (200, "from one")
+        reply = await stage.proxied.ask("so " * 300, to="s", model="m", headers={"X-Session-Token-Budget": "50"})
+        assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
+        assert stage.second.requests == []
+
+
 async def test_the_other_paths_fall_back_too_and_know_aliases(tmp_path: Path) -> None:
     vectors = status(200, json={"object": "list", "data": []})
     models = {"embed": {"model": "e5"}}

@@ -13,13 +13,10 @@ from tests.acceptance.expecting import ANSWER, Row, Seen
 from tests.acceptance.fidelity import TABLE
 from tests.acceptance.fidelity_faults import HANGUPS
 from tests.acceptance.sockets import dialled
-from tests.acceptance.stage import Stage, Talk
+from tests.acceptance.stage import PATIENT, Stage, Talk
 from tests.scripted import WAIT_S, says, scripted_upstream
 
 pytestmark = pytest.mark.anyio
-
-PATIENT = {"first_byte_timeout_s": 60, "idle_timeout_s": 60, "total_timeout_s": 60}
-"""Longer than a test waits: it is not the model server's silence that ends a request."""
 
 MODES = list(product((True, False), repeat=2))
 """Streamed or not, in a session or not."""

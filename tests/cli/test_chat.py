@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from proxy.cli.chatting import problems
+from proxy.cli.chatting.client import Failed, Proxy
+from proxy.services import epoch_ms
+from proxy.store import keys
 from tests.faults import nobody_listens
 from tests.processes import ROOT, command, environment
 from tests.scripted import echoes, scripted_upstream, status
@@ -29,31 +33,26 @@ async def test_what_is_no_proxy_is_said() -> None:
     assert "is no session-proxy; start one with" in done.err
 
 
-async def test_the_key_comes_from_the_environment_or_the_command_line(tmp_path: Path) -> None:
-    keyed = {"auth": {"mode": "keys"}}
-    async with scripted_upstream(echoes(), [{"id": "m"}]) as up, proxy(up.url, tmp_path, **keyed) as running:
-        made = await command(["keys", "--config", str(_config(tmp_path)), "create", "--tenant", "acme"])
-        key = made.out.strip()
+async def test_the_key_of_the_environment_opens_a_proxy_that_asks_for_one(tmp_path: Path) -> None:
+    """Which one is chosen: chatting/test_address.py."""
+    async with (
+        scripted_upstream(echoes(), [{"id": "m"}]) as up,
+        proxy(up.url, tmp_path, auth={"mode": "keys"}) as running,
+    ):
+        await keys.create(running.edge.svc.db, "acme", "user", b"sp-key", epoch_ms())
         args = ["chat", "--url", running.url]
-        right = (
-            await command([*args, "--key", key], given="hi\n"),
-            await command(args, given="hi\n", SESSION_PROXY_API_KEY=key, OPENAI_API_KEY="sk-other"),
-            await command(args, given="hi\n", OPENAI_API_KEY=key),
-        )
-        wrong = (await command(args, given="hi\n"), await command(args, given="hi\n", OPENAI_API_KEY="sk-other"))
-    for done in right:
-        assert (done.code, done.out) == (0, "echo: hi\n")
-    for done in wrong:
-        assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-        assert done.err.startswith(
-            "session-proxy: the key is missing, or not accepted; start the chat with the right one"
-        )
+        done = await command(args, given="hi\n", SESSION_PROXY_API_KEY="sp-key", OPENAI_API_KEY="sk-other")
+    assert (done.code, done.out) == (0, "echo: hi\n")
 
 
-def _config(folder: Path) -> Path:
-    path = folder / "keys.yaml"
-    path.write_text(f"storage: {{url: 'sqlite:///{folder / 'sessions.db'}'}}\nauth: {{mode: keys}}\n")
-    return path
+async def test_a_wrong_key_is_told(tmp_path: Path) -> None:
+    async with scripted_upstream(echoes()) as up, proxy(up.url, tmp_path, auth={"mode": "keys"}) as running:
+        client = Proxy(running.url, "sk-other")
+        with pytest.raises(Failed) as raised:
+            await client.get("/sessions")
+        await client.aclose()
+    told = problems.line(raised.value)
+    assert told.startswith("the key is missing, or not accepted; start the chat with the right one")
 
 
 @pytest.mark.parametrize(("args", "told"), [(["--url", "ftp://x"], "--url"), (["--session", ""], "--session")])

@@ -1,5 +1,7 @@
-"""session-proxy doctor: the whole report, as a process of its own, beside a server and without one."""
+"""session-proxy doctor: the whole report, beside a server and without one; twice as a process of its own."""
 
+import argparse
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,30 +11,29 @@ import pytest
 
 from proxy import __version__
 from proxy.cli import doctor
+from proxy.cli.checks import configuration
 from tests.cli.checks.sites import names
-from tests.processes import ROOT, Done, command, served, written
+from tests.processes import ROOT, command, written
 from tests.scripted import says, scripted_upstream, status
+from tests.serving import COUNTER, proxy
 
 MODELS = [{"id": "m", "object": "model", "max_model_len": 8192}]
 KEY = "sk-secret-1234"
 CONFIGURED = {"storage", "upstream", "embedder", "port"}
 
 
-async def doctored(config: Path, *args: str, port: str = "0") -> Done:
-    done = await command(["doctor", "--config", str(config), *args], PROXY_SERVER__PORT=port)
-    assert done.err == ""
-    assert KEY not in done.out
-    return done
-
-
-async def report(config: Path, *args: str, port: str = "0") -> tuple[int, dict[str, Any]]:
-    done = await doctored(config, "--json", *args, port=port)
-    return done.code, json.loads(done.out)
-
-
 def keyed(folder: Path, url: str, **sections: Any) -> Path:
     upstreams = [{"name": "scripted", "base_url": url, "api_key": KEY, "retries": 0}]
     return written(folder, url, **{"upstreams": upstreams, "recall": {"embedder": {"kind": "none"}}, **sections})
+
+
+async def report(config: Path, offline: bool = False, **env: str) -> tuple[int, dict[str, Any]]:
+    """The exit code and the report, of a machine whose environment is `env`."""
+    site = dataclasses.replace(configuration.site(config, env, offline), counter=COUNTER)
+    found = await doctor.examined(site)
+    told = doctor.told(found)
+    assert KEY not in told
+    return doctor.code(site, found), json.loads(told)
 
 
 @pytest.mark.anyio
@@ -50,8 +51,8 @@ async def test_where_all_is_well_the_code_is_0_and_every_check_says_so(tmp_path:
 async def test_what_fails_has_a_line_that_says_what_to_do_and_the_code_is_1(tmp_path: Path) -> None:
     async with scripted_upstream(says("hi there"), MODELS) as up:
         up.lists = status(401, json={"error": {"message": KEY}})
-        done = await doctored(keyed(tmp_path, up.url))
-    assert done.code == 1
+        done = await command(["doctor", "--config", str(keyed(tmp_path, up.url))])
+    assert (done.code, done.err, KEY in done.out) == (1, "", False)
     head, *lines = done.out.splitlines()
     assert head == f"session-proxy {__version__}"
     at = next(n for n, line in enumerate(lines) if line.startswith("failed"))
@@ -74,7 +75,6 @@ async def test_without_a_configuration_the_code_is_2_and_the_rest_is_looked_at(
     assert by["config"] == "failed"
     assert {check for check, state in by.items() if state == "skipped"} == CONFIGURED
     assert by["tokenizer"] == by["templates"] == by["python"] == "ok"
-    assert (await doctored(config)).code == 2
 
 
 @pytest.mark.anyio
@@ -89,28 +89,34 @@ async def test_warnings_alone_are_no_failure(tmp_path: Path) -> None:
 async def test_it_works_beside_a_running_server(tmp_path: Path) -> None:
     async with scripted_upstream(says("hi there"), MODELS) as up:
         config = keyed(tmp_path, up.url)
-        async with served(config) as serving:
-            port = re.search(r":(\d+)/v1", serving.url)
-            assert port is not None
-            code, told = await report(config, port=port[1])
+        async with proxy(up.url, tmp_path) as running:
+            port = str(running.server.port())
+            code, told = await report(config, PROXY_SERVER__PORT=port)
     said = "\n".join(finding["said"] for finding in told["findings"])
     assert (code, told["ok"]) == (0, True)
     assert "a running server has it" in said
-    assert f"a session-proxy {__version__} answers on 127.0.0.1:{port[1]}" in said
+    assert f"a session-proxy {__version__} answers on 127.0.0.1:{port}" in said
 
 
 @pytest.mark.anyio
 async def test_offline_nothing_else_is_asked(tmp_path: Path) -> None:
-    code, told = await report(keyed(tmp_path, "https://api.openai.com/v1"), "--offline")
+    code, told = await report(keyed(tmp_path, "https://api.openai.com/v1"), offline=True)
     assert code == 0
     skipped = [finding for finding in told["findings"] if finding["state"] == "skipped"]
     assert [finding["check"] for finding in skipped] == ["upstream"]
     assert "--offline" in skipped[0]["said"]
 
 
+def test_the_report_may_be_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("server: {prot: 1}")
+    assert doctor.run(argparse.Namespace(config=config, json=True, offline=True)) == 2
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
 @pytest.mark.anyio
 async def test_the_defaults_are_looked_at_where_there_is_no_file(tmp_path: Path) -> None:
-    done = await command(["doctor", "--offline"], folder=tmp_path)
+    done = await command(["doctor", "--offline"], folder=tmp_path, PROXY_SERVER__PORT="0")
     assert done.code == 0
     assert "no file, the defaults" in done.out
     assert names(tmp_path) == []

@@ -280,6 +280,25 @@ async def test_a_file_that_says_the_same_changes_nothing(tmp_path: Path) -> None
 # --- watching the file ---
 
 
+class Unseen(Source):
+    """A file whose state cannot be told at first, for a reason that nobody thought of."""
+
+    failing = 0
+
+    def stamp(self) -> tuple[int, ...] | None:
+        self.failing += 1
+        if 1 < self.failing < 4:  # the first is of the reading at the start
+            raise ZeroDivisionError
+        return super().stamp()
+
+
+async def test_a_defect_in_watching_is_told_and_does_not_end_it(tmp_path: Path) -> None:
+    async with staged(tmp_path, watch_s=0.01, kind=Unseen) as stage:
+        await stage.events(2)
+        stage.write(limits={"choices": 2})
+        assert await stage.events(3) == ["defect", "defect", "config_reloaded"]
+
+
 def rewritten(stage: Stage) -> None:
     stage.file.write_text("limits: {choices: 3}")
 

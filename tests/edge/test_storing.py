@@ -66,7 +66,7 @@ async def passing(
 async def watched(
     svc: Services, events: AsyncGenerator[Passing], asked: Request | None = None, **fields: bytes
 ) -> Watched:
-    kept = storing.kept(svc, DEFAULT, asked or request(), b"{}", {**FIELDS, **fields}, events)
+    kept = storing.copied(svc, DEFAULT, asked or request(), b"{}", {**FIELDS, **fields}, events)
     return await Watched(svc).run(kept)
 
 
@@ -105,7 +105,7 @@ async def test_who_does_not_ask_for_it_pays_nothing(tmp_path: Path) -> None:
     async with services(tmp_path, Model()) as svc:
         for store in (b"false", b"null", b'"true"', b"1"):
             events = passing([STREAM])
-            kept = storing.kept(svc, DEFAULT, request(), b"{}", {"store": store, "metadata": b"5"}, events)
+            kept = storing.copied(svc, DEFAULT, request(), b"{}", {"store": store, "metadata": b"5"}, events)
             assert kept is events
             await events.aclose()
 
@@ -151,25 +151,25 @@ async def test_an_answer_over_the_limit_passes_and_is_not_stored(tmp_path: Path)
         assert await stored(svc) == []
 
 
-async def test_a_retry_is_known_by_its_key_or_by_what_its_sdk_says(tmp_path: Path) -> None:
-    """Another body under the same key is another request."""
+async def test_a_retry_is_known_by_its_key_and_by_nothing_else(tmp_path: Path) -> None:
+    """Another body under the same key is another request; what an SDK retries may equal what another of it asked."""
     async with services(tmp_path, Model()) as svc:
 
         async def ask(raw: bytes, asked: Request) -> None:
             events = passing([], whole(SAID), JSON)
-            await Watched(svc).run(storing.kept(svc, DEFAULT, asked, raw, FIELDS, events))
+            await Watched(svc).run(storing.copied(svc, DEFAULT, asked, raw, FIELDS, events))
 
         key, sdk = request(idempotency_key="k" * 400), request(x_stainless_retry_count="1")
         counts = []
         for raw, asked in ((b"{}", key), (b"{}", key), (b"[]", key), (b"{}", sdk), (b"{}", sdk), (b"{}", request())):
             await ask(raw, asked)
             counts.append(len(await stored(svc)))
-        assert counts == [1, 1, 2, 3, 3, 4]
+        assert counts == [1, 1, 2, 3, 4, 5]
 
 
 async def test_metadata_is_checked_before_anything_is_asked(tmp_path: Path) -> None:
     async with services(tmp_path, Model()) as svc:
         events = passing([STREAM])
         with pytest.raises(BadRequest, match="metadata"):
-            storing.kept(svc, DEFAULT, request(), b"{}", {**FIELDS, "metadata": b'{"k":5}'}, events)
+            storing.copied(svc, DEFAULT, request(), b"{}", {**FIELDS, "metadata": b'{"k":5}'}, events)
         await events.aclose()

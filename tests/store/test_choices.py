@@ -23,7 +23,7 @@ async def test_a_turn_tells_its_answer_and_its_choices(db: Database) -> None:
     assert await choices.of_turn(db, ME, session.id, 1) == Answer(message("a", "assistant").raw, BODY)
     assert await choices.of_turn(db, ME, session.id, 2) == Answer(message("b", "assistant").raw, None)
     assert await choices.of_turn(db, ME, session.id, 3) == Answer(None, None)
-    assert await choices.kept(db, ME, session.id, [1, 2, 3]) == {1}
+    assert await choices.turns_with_any(db, ME, session.id, [1, 2, 3]) == {1}
 
 
 async def test_what_is_no_answer_is_none_and_a_large_one_comes_whole(db: Database) -> None:

@@ -73,6 +73,43 @@ def test_a_check_without_time_finds_nothing_and_says_so(tmp_path: Path) -> None:
     assert inspection.damage(path, 60) == []
 
 
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_seems_wrong_while_a_server_starts_is_looked_at_again(tmp_path: Path, fails: bool, stops: bool) -> None:
+    path = made(tmp_path)
+    seen: list[int] = []
+    writers: list[apsw.Connection] = []
+
+    def look(connection: apsw.Connection) -> int:
+        ((keys,),) = connection.execute("SELECT count(*) FROM keys")
+        seen.append(keys)
+        if len(seen) == 1:
+            writers.append(writing(path))
+            if stops:
+                writers[0].close()
+            if fails:
+                raise apsw.CorruptError
+        return keys
+
+    assert inspection.looked(path, look, lambda keys: keys > 0) == 1
+    assert seen == [0, 1]
+    writers[0].close()
+
+
+def writing(path: Path) -> apsw.Connection:
+    writer = apsw.Connection(str(path))
+    writer.execute("INSERT INTO keys (id, tenant, role, hash, created_at) VALUES ('a', 1, 'user', x'01', 1)")
+    return writer
+
+
+def test_what_is_wrong_in_a_file_that_nobody_touches_is_looked_at_once(tmp_path: Path) -> None:
+    path = made(tmp_path)
+    seen: list[str] = []
+    assert inspection.looked(path, lambda _: seen.append("look"), lambda _: False) is None
+    assert seen == ["look"]
+    assert names(tmp_path) == ["sessions.db"]
+
+
 @pytest.mark.parametrize("page", range(2, 60, 4))
 def test_a_page_of_rubbish_is_damage(tmp_path: Path, page: int) -> None:
     path = made(tmp_path)

@@ -128,7 +128,7 @@ async def every_statement(folder: Path) -> dict[str, Sequence[Value]]:
         await turns.answered(db, ME, session.id, "k1", 1_000)
         await turns.sent_in(db, ME, session.id, 1)
         assert (await choices.of_turn(db, ME, session.id, 1)).choices == b"[{}]"
-        assert await choices.kept(db, ME, session.id, [1, 2, 9]) == {1, 2}
+        assert await choices.turns_with_any(db, ME, session.id, [1, 2, 9]) == {1, 2}
         await keys.create(db, "acme", "user", b"sp-1", 1)
         await keys.scope_of(db, b"sp-1")
         await turns.append(db, await keys.passthrough_scope(db, b"sk-1"), record("s", None, [message("q")]))

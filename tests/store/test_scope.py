@@ -144,7 +144,7 @@ READS: dict[str, Callable[[Database, Scope, Session, int], Awaitable[Any]]] = {
     "archive.entries": lambda db, scope, _, id: archive.entries(db, scope, id, 1, (1, 9)),
     "archive.turns": lambda db, scope, _, id: archive.turns(db, scope, id, [1]),
     "choices.of_turn": lambda db, scope, _, id: choices.of_turn(db, scope, id, 1),
-    "choices.kept": lambda db, scope, _, id: choices.kept(db, scope, id, [1, 2]),
+    "choices.turns_with_any": lambda db, scope, _, id: choices.turns_with_any(db, scope, id, [1, 2]),
     "completions.find": lambda db, scope, _, id: told(completions.find(db, scope, known(id, "c"))),
     "completions.messages": lambda db, scope, _, id: told(completions.messages(db, scope, known(id, "c"))),
     "completions.place": lambda db, scope, _, id: told(completions.place(db, scope, known(id, "c"))),

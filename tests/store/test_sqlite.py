@@ -1,6 +1,8 @@
 """SQLite behind the Database protocol: transactions, durability, ownership, the schema, and a disk that fails."""
 
 import asyncio
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -161,6 +163,16 @@ async def test_a_second_owner_is_refused_and_told_why(tmp_path: Path) -> None:
         with pytest.raises(BadConfig, match=r"another session-proxy serves store\.db"):
             sqlite.opened(url(tmp_path))
         await db.transaction(adds(1))
+
+
+def test_a_look_at_the_lock_does_not_refuse_an_owner(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with (tmp_path / "store.db.lock").open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        os.close(sqlite.owned(path, lambda _: fcntl.flock(looking, fcntl.LOCK_UN)))
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        with pytest.raises(BadConfig, match="another session-proxy serves"):
+            sqlite.owned(path, lambda _: None)
 
 
 async def test_another_command_may_write_beside_the_owner(tmp_path: Path) -> None:

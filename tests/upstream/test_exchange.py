@@ -1,14 +1,16 @@
 """One call of a model server until it answers well."""
 
+import email.utils
 import json
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from proxy.config import UpstreamConfig
 from proxy.errors import UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
-from proxy.upstream.exchange import ERROR_BODY, exchange, kept_headers, read
+from proxy.upstream.exchange import ERROR_BODY, exchange, kept_headers, read, retry_after
 from proxy.upstream.protocol import Call, Headers
 
 pytestmark = pytest.mark.anyio
@@ -208,3 +210,12 @@ async def test_a_body_is_read_up_to_its_limit() -> None:
     with pytest.raises(UpstreamError) as caught:
         await read(Given(200, b"ab", b"cd", b"e"), 4)
     assert caught.value.code == "answer_too_large"
+
+
+async def test_a_pause_may_be_given_as_a_date() -> None:
+    soon = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    for given, least, most in ((soon, 90, 100), ("Thu, 01 Jan 1970 00:00:00 GMT", 0, 0)):
+        pause = retry_after(UpstreamError("x", headers={"retry-after": given}))
+        assert pause is not None
+        assert least <= pause <= most
+    assert retry_after(UpstreamError("x", headers={"retry-after": "soon"})) is None

@@ -170,3 +170,11 @@ def test_an_event_longer_than_the_limit_of_events_is_broken() -> None:
     _, relay, _ = relayed([event("a"), huge], limit=64 << 20)
     with pytest.raises(UpstreamBroken):
         relay.check()
+
+
+def test_a_stream_that_holds_no_answer_is_a_broken_one() -> None:
+    other = b'data: {"choices":[{"index":1,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
+    for pieces in ([DONE], [other, DONE], [b": hello\n\n", DONE]):
+        _, relay, _ = relayed(pieces)
+        with pytest.raises(UpstreamBroken):
+            relay.check()

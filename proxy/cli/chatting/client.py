@@ -7,15 +7,18 @@ from typing import Any
 
 import msgspec
 
+from proxy.cli.chatting.address import DEFAULT_URL, root_of
 from proxy.cli.chatting.said import message_of
 from proxy.errors import BadConfig, ProxyError, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
 from proxy.upstream.client import HttpUpstream
+from proxy.upstream.exchange import ERROR_BODY, read
 from proxy.upstream.protocol import Answer, Call, Timeouts
 from proxy.upstream.wire import Splitter, payload
 
-DEFAULT_URL = "http://127.0.0.1:8080"
 PATIENT = Timeouts(connect=5.0, first_byte=900.0, idle=900.0, total=86_400.0)
 """The proxy has time limits of its own, and says which one passed: these only end a connection that died unnoticed."""
+LONGEST = 256 << 20
+"""Bytes of an answer that is no stream; the longest is the export of a session."""
 
 
 class Failed(ProxyError):
@@ -26,18 +29,13 @@ class Failed(ProxyError):
         self.status = status
 
 
-def root_of(url: str) -> str:
-    """Where the proxy is: with a scheme, without /v1."""
-    given = url.strip()
-    scheme, _, rest = (given if "://" in given else f"http://{given}").partition("://")
-    return f"{scheme}://{rest.rstrip('/').removesuffix('/v1').rstrip('/')}"
-
-
 class Proxy:
-    """A running proxy. Every call raises Failed. `root`: its address."""
+    """A running proxy. Every call raises Failed. `root`: its address; `longest`: the bytes that are read of an answer
+    that is no stream."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, longest: int = LONGEST) -> None:
         self.root = root_of(url)
+        self._longest = longest
         try:
             self._http = HttpUpstream(self.root, timeouts=PATIENT, max_connections=4)
         except BadConfig as exc:
@@ -86,7 +84,7 @@ class Proxy:
     async def _whole(self, method: str, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
         answer = await self._sent(method, path, body, headers or {})
         try:
-            return b"".join([data async for data in answer])
+            return await read(answer, self._longest)
         except UpstreamError as exc:
             raise self._failure(exc) from exc
         finally:
@@ -104,7 +102,7 @@ class Proxy:
 
     async def _refused(self, answer: Answer) -> Failed:
         try:
-            said = msgspec.json.decode(b"".join([data async for data in answer]))
+            said = msgspec.json.decode(await read(answer, ERROR_BODY))
         except (UpstreamError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             said = None
         finally:
@@ -122,6 +120,8 @@ class Proxy:
             return Failed(0, f"the proxy at {self.root} did not answer in time", "no_proxy")
         if isinstance(exc, UpstreamRefused):
             return Failed(exc.status, exc.message)
+        if exc.code == "answer_too_large":
+            return Failed(0, f"the answer of {self.root} is longer than {self._longest:,} bytes; it was not read on")
         return Failed(0, f"the connection to the proxy at {self.root} broke off", "broke_off")
 
 

@@ -1,8 +1,8 @@
 """The commands of the chat: what begins with a slash."""
 
 import urllib.parse
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
 
 from proxy.cli.chatting import record, sent, told
 from proxy.cli.chatting.clean import one_line
@@ -14,6 +14,8 @@ TURNS = 10
 """Turns that /history shows."""
 LISTED = 10
 """Sessions that /session shows."""
+LOOKED = 20
+"""Turns of all branches among which /undo looks for the last one of its branch."""
 
 
 class Quit(Exception):
@@ -87,26 +89,47 @@ async def _branch(talk: Talk, argument: str) -> None:
 
 
 async def _fork(talk: Talk, argument: str) -> None:
-    await _record(talk)
+    known = _known(talk)
     at = _number(argument, "/fork 3 begins a branch after turn 3, /fork 0 before the first one")
-    made = await talk.proxy.post(f"{talk.known}/fork", {"at": at})
+    made = await talk.proxy.post(f"{known}/fork", {"at": at})
     talk.branch = None
     talk.screen.note(f"branch {made['id']} begins after turn {at}; the next message goes on with it")
 
 
 async def _undo(talk: Talk, argument: str) -> None:
-    found = await _record(talk)
+    known = _known(talk)
+    current = await _current(talk)
+    number = current["id"]
     if talk.branch is not None:
         raise Failed(
             0,
-            f"/undo takes back a turn of the current branch, which is {found.current}; the next message is for "
-            f"{talk.branch}, /branch {found.current} goes back",
+            f"/undo takes back a turn of the current branch, which is {number}; the next message is for "
+            f"{talk.branch}, /branch {number} goes back",
         )
-    last = record.newest(found.line(found.current), 1)
-    made = await talk.proxy.post(f"{talk.known}/undo", {})
-    turn = f"turn {last[-1].turn}" if last else "the last turn"
-    talk.screen.note(f"{turn} no longer stands; it stays readable on branch {found.current}")
+    last = await _last(talk, current)
+    made = await talk.proxy.post(f"{known}/undo", {})
+    turn = f"turn {last}" if last else "the last turn"
+    talk.screen.note(f"{turn} no longer stands; it stays readable on branch {number}")
     talk.screen.note(f"the next message goes on with branch {made['id']}, after turn {made['forked_at']}")
+
+
+async def _current(talk: Talk) -> Mapping[str, Any]:
+    """The session's current branch, as the Sessions API shows it."""
+    seen = 0
+    while listed := (await talk.proxy.get(f"{talk.known}/branches", offset=seen))["items"]:
+        for one in listed:
+            if one["current"]:
+                return one
+        seen += len(listed)
+    raise Failed(0, "the proxy names no current branch")
+
+
+async def _last(talk: Talk, branch: Mapping[str, Any]) -> int | None:
+    """The last turn of a branch: one of its own, or the one that it begins after; None if it is not among the last."""
+    if not branch["turns"]:
+        return branch["forked_at"]
+    listed = (await talk.proxy.get(f"{talk.known}/turns", limit=LOOKED))["items"]
+    return next((one["turn"] for one in listed if one["branch"] == branch["id"]), None)
 
 
 async def _model(talk: Talk, argument: str) -> None:
@@ -161,9 +184,14 @@ def greeting(talk: Talk) -> str:
 
 
 async def _record(talk: Talk) -> Record:
+    return record.read(await talk.proxy.lines(f"{_known(talk)}/export"))
+
+
+def _known(talk: Talk) -> str:
+    """Where the Sessions API has the session. Raises Failed while nothing is stored."""
     if talk.known is None:
         raise Failed(0, "nothing was said in this session yet")
-    return record.read(await talk.proxy.lines(f"{talk.known}/export"))
+    return talk.known
 
 
 def _number(argument: str, example: str) -> int:

@@ -12,6 +12,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from proxy.cli.chatting.blocks import NESTING, Block, parser
+from proxy.cli.chatting.clean import clean
 
 THEME = "ansi_dark"
 """Made of the terminal's sixteen colours, so that it suits whatever they are."""
@@ -98,11 +99,13 @@ def _indented(tokens: Sequence[Token]) -> float:
 
 
 def _plain(token: Token) -> Token:
-    """Line ends as they are, and an image as its description and address."""
+    """Line ends as they are, an image as its description and address, and no orders to the terminal: the parser has put
+    characters in the place of entities by now."""
     if token.type == "softbreak":
         return Token("hardbreak", "br", 0)
     if token.type == "image":
-        return Token("text", "", 0, content=f"[image: {token.content}] ({token.attrs.get('src', '')})")
+        return Token("text", "", 0, content=clean(f"[image: {token.content}] ({token.attrs.get('src', '')})"))
+    token.content = clean(token.content)
     return token
 
 

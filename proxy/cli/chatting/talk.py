@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from proxy.cli import chat_models
 from proxy.cli.chatting import names, problems, told
 from proxy.cli.chatting.clean import one_line
 from proxy.cli.chatting.client import Failed, Proxy, session_path
 from proxy.cli.chatting.said import Said
 from proxy.cli.chatting.screen import Answer, Screen
-from proxy.cli.demo import NOT_CHAT
 
 SETTLED_S = 2.0
 """How long a stopped answer is looked for in the store; the proxy notices within a fraction of it."""
@@ -175,4 +175,4 @@ class Talk:
             listed = await self.listed_models()
         except Failed:
             return None  # a model server that does not answer now: the first message tells
-        return next((name for name in listed if not any(word in name.lower() for word in NOT_CHAT)), None)
+        return next(iter(chat_models.chatting(listed)), None)

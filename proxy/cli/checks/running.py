@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from proxy.cli.checks.finding import Check, Finding, Site
-from proxy.errors import BadConfig, ProxyError
+from proxy.errors import BadConfig, ProxyError, UpstreamError
 
 T = TypeVar("T")
 
@@ -44,7 +44,8 @@ async def _one(check: Check, site: Site) -> Sequence[Finding]:
 def _broken(name: str, exc: Exception) -> Finding:
     """Its kind and place. Only messages of this product are shown: those of others may hold a key."""
     last = traceback.extract_tb(exc.__traceback__)[-1]
-    said = str(exc) if isinstance(exc, BadConfig | ProxyError) else f"at {Path(last.filename).name}:{last.lineno}"
+    ours = isinstance(exc, BadConfig | ProxyError) and not isinstance(exc, UpstreamError)
+    said = str(exc) if ours else f"at {Path(last.filename).name}:{last.lineno}"
     return Finding(name, "failed", f"the check itself broke: {type(exc).__name__} {said}", "report it with these words")
 
 

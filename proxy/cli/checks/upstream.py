@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from proxy.app import client_of
-from proxy.cli.checks import models, streaming
+from proxy.cli.checks import credential, models, streaming
 from proxy.cli.checks.advice import local, place
-from proxy.cli.checks.finding import Finding, Site, State, cleaned, counted, parted
+from proxy.cli.checks.finding import Finding, Site, State, cleaned, counted, explained
 from proxy.cli.checks.running import aside
 from proxy.cli.checks.streaming import NAME, Ask
 from proxy.config import UpstreamConfig
@@ -54,7 +54,7 @@ class Asked:
         return upstream_headers(self.key.encode(), self.settings, {b"user-agent": b"session-proxy-doctor"})
 
     def finding(self, state: State, said: str, fix: str = "") -> Finding:
-        return Finding(NAME, state, f"{self.name}: {cleaned(said, self.key)}", fix)
+        return Finding(NAME, state, f"{self.name}: {cleaned(said, self.key)}", cleaned(fix, self.key))
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,9 @@ async def check(site: Site) -> Sequence[Finding]:
 async def _within(site: Site, upstream: UpstreamConfig) -> list[Finding]:
     if site.offline and not local(upstream):
         return [Finding(NAME, "skipped", f"{upstream.name} ({place(upstream)}): not asked, --offline")]
-    key = site.env.get("OPENAI_API_KEY", "") if site.config.auth.mode == "passthrough" else upstream.api_key
     client = client_of(upstream)
     found: list[Finding] = []
-    asked = Asked(upstream, site, client, key)
+    asked = Asked(upstream, site, client, credential.key(site, upstream))
     try:
         async with asyncio.timeout(LIMIT_S):
             await _examine(asked, found)
@@ -108,7 +107,8 @@ async def _examine(asked: Asked, found: list[Finding]) -> None:
         return
     if _keyless(asked):
         said = "its key, models and streams were not looked at: clients bring the key"
-        found.append(asked.finding("skipped", said, "set OPENAI_API_KEY to have them looked at"))
+        fix = f"{credential.wanted(asked.site, asked.settings)} to have them looked at"
+        found.append(asked.finding("skipped", said, fix))
         return
     named = models.configured(asked.site.config, asked.settings)
     model = await _answers(asked, models.to_try(list(named), listed.names), found)
@@ -221,7 +221,7 @@ def _refused(asked: Asked, status: int, failure: UpstreamError) -> Finding:
         return asked.finding("ok", f"{place(asked.settings)} is reached; it asks for a key, which each client brings")
     if status in (401, 403):
         return _unkeyed(asked, status)
-    said, fix = parted(failure.message, "look into the log of that server, or try again later")
+    said, fix = explained(failure, "look into the log of that server, or try again later", asked.key)
     state: State = "warning" if status == 429 else "failed"
     return asked.finding(state, f"{place(asked.settings)}: {said}" + (f" ({status})" if status else ""), fix)
 
@@ -279,7 +279,7 @@ def _failed(asked: Asked, model: str, failure: UpstreamError) -> Finding:
     if _nothing_there(failure):
         said = f"{place(asked.settings)} has no /chat/completions ({failure.status})"
         return asked.finding("failed", said, "check base_url: it ends where /chat/completions follows, mostly in /v1")
-    said, fix = parted(failure.message, "ask it for that model without the proxy; its log may say more")
+    said, fix = explained(failure, "ask it for that model without the proxy; its log may say more", asked.key)
     state: State = "warning" if failure.status == 429 else "failed"
     return asked.finding(state, f"{model} gave no answer: {said} ({failure.status})", fix)
 
@@ -295,7 +295,8 @@ async def _unlisted(asked: Asked, model: str, where: str, listed: Sequence[str])
     if answer.failure is None:
         return asked.finding("ok", f"{model} ({where}) is not listed, and answers")
     fix = f"correct it in {where}; it lists {models.nearest(model, listed)}"
-    return asked.finding("failed", f"has no model {model} ({where}): {parted(answer.failure.message, '')[0]}", fix)
+    said, _ = explained(answer.failure, "", asked.key)
+    return asked.finding("failed", f"has no model {model} ({where}): {said}", fix)
 
 
 def _context(asked: Asked, model: str, sizes: dict[str, int]) -> Finding:

@@ -1,21 +1,21 @@
 """POST /v1/chat/completions: a remembered turn with a session, a transparent proxy without one."""
 
 import urllib.parse
-from collections.abc import Mapping
 
 import msgspec
 from starlette.types import Scope
 
 from proxy import turn as turns
-from proxy.edge import auth, body, failures, identity
+from proxy.edge import auth, body, identity
+from proxy.edge.answered import answered, respond
 from proxy.edge.body import Fields
-from proxy.edge.deliver import Connection, deliver, log_request
+from proxy.edge.deliver import Connection, deliver
 from proxy.edge.head import head
 from proxy.edge.identity import Identity
 from proxy.edge.openai import passthrough, storing
 from proxy.edge.request import Request, frame, passed_on
 from proxy.edge.retries import fingerprint, idempotency_key, is_retry
-from proxy.errors import BadRequest, ProxyError
+from proxy.errors import BadRequest
 from proxy.events import Client
 from proxy.preview import preview
 from proxy.services import Services, Turn, epoch_ms
@@ -23,42 +23,39 @@ from proxy.types import Scope as Tenant
 from proxy.upstream.headers import upstream_headers
 from proxy.upstream.route import targets
 
-NO_HEADERS: Mapping[str, str] = {}
-
 
 async def completions(svc: Services, scope: Scope, connection: Connection) -> None:
     """The endpoint, called straight from the ASGI application: no router, no request object."""
     request = frame(scope)
-    headers = request.headers
     session: dict[str, str] = {}
     facts: dict[str, object] = {}
-    try:
-        who = await auth.scope_of(svc, headers)
-        raw = await body.read(connection, headers)
-        fields = body.fields(raw)
-        named = identity.session_of(svc.config.sessions, headers, fields)
-        shown = _is_preview(request)
-        if named is None:
-            if shown:
-                await _show(connection, request, passthrough.forwarded(svc, who, raw, fields)[1], None)
-            else:
-                await passthrough.relay(svc, who, request, raw, fields, connection)
-            return
-        session["x-session-id"] = named.name
-        turn = _turn(svc, who, request, raw, fields, named)
+    await answered(svc, request, connection, _complete(svc, request, connection, session, facts), session, facts)
+
+
+async def _complete(
+    svc: Services, request: Request, connection: Connection, session: dict[str, str], facts: dict[str, object]
+) -> None:
+    """`session` takes the header that names the session, `facts` what the log says of the turn."""
+    headers = request.headers
+    who = await auth.scope_of(svc, headers)
+    raw = await body.read(connection, headers)
+    fields = body.fields(raw)
+    named = identity.session_of(svc.config.sessions, headers, fields)
+    shown = _is_preview(request)
+    if named is None:
         if shown:
-            composed, ledger = await preview(svc, turn)
-            await _show(connection, request, composed.body, ledger, session)
-            return
-        client = Client(may_leave=svc.config.sessions.on_disconnect == "finish")
-        await deliver(turns.run(svc, turn, client), client, connection, lambda begin: head(turn, begin, facts))
-    except ProxyError as failure:
-        connection.status, connection.outcome = failure.status, failure.code or failure.type
-        await failures.respond(connection.send, failure, {"x-request-id": request.id, **session})
-    except body.ClientLeft:
-        connection.outcome = "client_left"
-    finally:
-        log_request(svc, request, connection, facts)
+            await respond(connection, request, _previewed(passthrough.forwarded(svc, who, raw, fields)[1], None))
+        else:
+            await passthrough.relay(svc, who, request, raw, fields, connection)
+        return
+    session["x-session-id"] = named.name
+    turn = _turn(svc, who, request, raw, fields, named)
+    if shown:
+        composed, ledger = await preview(svc, turn)
+        await respond(connection, request, _previewed(composed.body, ledger), session)
+        return
+    client = Client(may_leave=svc.config.sessions.on_disconnect == "finish")
+    await deliver(turns.run(svc, turn, client), client, connection, lambda begin: head(turn, begin, facts))
 
 
 def _is_preview(request: Request) -> bool:
@@ -71,20 +68,9 @@ def _is_preview(request: Request) -> bool:
     return given == ["true"]
 
 
-async def _show(
-    connection: Connection, request: Request, sent: bytes, ledger: object, session: Mapping[str, str] = NO_HEADERS
-) -> None:
+def _previewed(sent: bytes, ledger: object) -> bytes:
     """What would be sent, byte for byte, and why; the ledger of a request without a session is null."""
-    content = b'{"body":%b,"ledger":%b}' % (sent, msgspec.json.encode(ledger))
-    given = {
-        **session,
-        "x-request-id": request.id,
-        "content-type": "application/json",
-        "content-length": str(len(content)),
-    }
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
-    await connection.start(200, headers)
-    await connection.write(content, more=False)
+    return b'{"body":%b,"ledger":%b}' % (sent, msgspec.json.encode(ledger))
 
 
 def _turn(svc: Services, who: Tenant, request: Request, raw: bytes, fields: Fields, named: Identity) -> Turn:

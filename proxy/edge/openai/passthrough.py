@@ -7,12 +7,13 @@ import msgspec
 from starlette.types import Scope as AsgiScope
 
 from proxy.config import DEFAULT_MODEL
-from proxy.edge import auth, body, failures, models
+from proxy.edge import auth, body, models
+from proxy.edge.answered import answered, respond
 from proxy.edge.body import Fields
-from proxy.edge.deliver import Connection, Head, RawHeaders, deliver, log_request
+from proxy.edge.deliver import Connection, Head, RawHeaders, deliver
 from proxy.edge.openai import storing
 from proxy.edge.request import Request, frame, passed_on
-from proxy.errors import MethodNotAllowed, NotFound, ProxyError, UpstreamBroken
+from proxy.errors import MethodNotAllowed, NotFound, UpstreamBroken
 from proxy.events import Chunk, Client, End
 from proxy.services import Services
 from proxy.types import Scope
@@ -20,7 +21,7 @@ from proxy.upstream import wire
 from proxy.upstream.exchange import always, exchange, never, read
 from proxy.upstream.fallback import first_good
 from proxy.upstream.fold import Fold
-from proxy.upstream.headers import upstream_headers
+from proxy.upstream.headers import has_media, upstream_headers
 from proxy.upstream.protocol import Answer, Call
 from proxy.upstream.route import Target, targets
 
@@ -41,13 +42,14 @@ COMMENTS = 64 * 1024
 MODEL = "models/"
 SAFE = re.compile(r"[A-Za-z0-9_.:@-]+(/[A-Za-z0-9_.:@-]+)*")
 
-HOP_BY_HOP = frozenset(
+NOT_PASSED = frozenset(
     {
         b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
         b"transfer-encoding", b"upgrade", b"content-length", b"date", b"server", b"set-cookie", b"x-request-id",
         b"x-upstream", b"access-control-allow-origin",
     }
 )  # fmt: skip
+"""Headers of an upstream's answer that are its connection's or its own server's."""
 
 
 async def relay(
@@ -61,7 +63,7 @@ async def relay(
         path = "/chat/completions" + passed_on(request.query)
         return Call("POST", path, _addressed(raw, fields, target), headers)
 
-    events = storing.kept(svc, who, request, raw, fields, _relayed(svc, who, places, call))
+    events = storing.copied(svc, who, request, raw, fields, _relayed(svc, who, places, call))
     await deliver(events, Client(), connection, lambda head: _named(head, request))
 
 
@@ -82,7 +84,8 @@ def _model(fields: Fields) -> str | None:
 
 def _addressed(raw: bytes, fields: Fields, target: Target) -> bytes:
     """The body, with an alias replaced by the model's name at its upstream."""
-    if target.model == _model(fields):
+    odd = fields.get("model", b"null")[:1] not in (b'"', b"n")  # no name, and the upstream's to refuse
+    if odd or target.model == _model(fields):
         return raw
     return body.joined({**fields, "model": msgspec.json.encode(target.model)})
 
@@ -148,7 +151,7 @@ async def _opened(svc: Services, who: Scope, target: Target, call: Call, last: b
     answer = await exchange(svc.upstreams[upstream.name], upstream, call, who.credential is None, final)
     try:
         head = Head(answer.status, [*_visible(answer), (b"x-upstream", upstream.name.encode())])
-        if not _is_stream(answer):
+        if not has_media(answer.headers, b"text/event-stream"):
             return _Opened(answer, head, await read(answer, svc.config.limits.answer_mb << 20))
         stream, events = aiter(answer), _Events()
         first = await _first(stream, events, last)
@@ -199,13 +202,9 @@ def _last_event(data: bytes) -> int:
     return max(ends, default=0)
 
 
-def _is_stream(answer: Answer) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in answer.headers)
-
-
 def _visible(answer: Answer) -> RawHeaders:
     """The upstream's headers but for those of its connection; its request id under a name of its own."""
-    out = [(name, value) for name, value in answer.headers if name not in HOP_BY_HOP]
+    out = [(name, value) for name, value in answer.headers if name not in NOT_PASSED]
     out += [(b"x-upstream-request-id", value) for name, value in answer.headers if name == b"x-request-id"]
     return out
 
@@ -213,32 +212,28 @@ def _visible(answer: Answer) -> RawHeaders:
 async def other(svc: Services, scope: AsgiScope, connection: Connection) -> None:
     """The other /v1 paths."""
     request = frame(scope)
+    await answered(svc, request, connection, _other(svc, request, connection))
+
+
+async def _other(svc: Services, request: Request, connection: Connection) -> None:
     headers = request.headers
-    try:
-        who = await auth.scope_of(svc, headers)
-        path = _allowed(svc, request)
-        raw = await body.read(connection, headers)
-        if request.method == "GET" and (path == "models" or _alias_in(svc, path)):
-            await _respond_models(svc, who, request, connection)
-            return
-        media = headers.get(b"content-type", b"")
-        fields = _fields(path, media, raw)
-        places = targets(svc.config, _model_of(path, fields), who.credential)
-        query = "?" + request.query.decode("latin-1") if request.query else ""
+    who = await auth.scope_of(svc, headers)
+    path = _allowed(svc, request)
+    raw = await body.read(connection, headers)
+    if request.method == "GET" and (path == "models" or _alias_in(svc, path)):
+        await respond(connection, request, await _models(svc, who, request))
+        return
+    media = headers.get(b"content-type", b"")
+    fields = _fields(path, media, raw)
+    places = targets(svc.config, _model_of(path, fields), who.credential)
+    query = "?" + request.query.decode("latin-1") if request.query else ""
 
-        def call(target: Target) -> Call:
-            content = raw if fields is None else _addressed(raw, fields, target)
-            own = upstream_headers(who.credential, target.upstream, headers, media)
-            return Call(request.method, f"/{path}{query}", content, own)
+    def call(target: Target) -> Call:
+        content = raw if fields is None else _addressed(raw, fields, target)
+        own = upstream_headers(who.credential, target.upstream, headers, media)
+        return Call(request.method, f"/{path}{query}", content, own)
 
-        await deliver(_relayed(svc, who, places, call), Client(), connection, lambda head: _named(head, request))
-    except ProxyError as failure:
-        connection.status, connection.outcome = failure.status, failure.code or failure.type
-        await failures.respond(connection.send, failure, {"x-request-id": request.id})
-    except body.ClientLeft:
-        connection.outcome = "client_left"
-    finally:
-        log_request(svc, request, connection, {})
+    await deliver(_relayed(svc, who, places, call), Client(), connection, lambda head: _named(head, request))
 
 
 def _allowed(svc: Services, request: Request) -> str:
@@ -271,12 +266,10 @@ def _alias_in(svc: Services, path: str) -> str | None:
     return name if path.startswith(MODEL) and name in svc.config.models and name != DEFAULT_MODEL else None
 
 
-async def _respond_models(svc: Services, who: Scope, request: Request, connection: Connection) -> None:
+async def _models(svc: Services, who: Scope, request: Request) -> bytes:
+    """The list of all models, or the alias that the path names."""
     alias = _alias_in(svc, request.path.removeprefix("/v1/"))
     shown = (
         {"object": "list", "data": await models.every(svc, who, request)} if alias is None else models.of_alias(alias)
     )
-    content = msgspec.json.encode(shown)
-    fields = {b"content-type": b"application/json", b"x-request-id": request.id.encode("latin-1")}
-    await connection.start(200, [*fields.items(), (b"content-length", str(len(content)).encode())])
-    await connection.write(content, more=False)
+    return msgspec.json.encode(shown)

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import urllib.parse
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -11,13 +11,13 @@ from msgspec import Raw
 from starlette.types import Scope as AsgiScope
 
 from proxy import completion
-from proxy.edge import auth, body, failures
-from proxy.edge.deliver import Connection, Head, deliver, log_request
+from proxy.edge import auth, body
+from proxy.edge.answered import answered, respond
+from proxy.edge.deliver import Connection
 from proxy.edge.openai.storing import metadata_of
 from proxy.edge.operation import SLASH
 from proxy.edge.request import Request, frame
-from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
-from proxy.events import Chunk, Client, End
+from proxy.errors import BadRequest, MethodNotAllowed, NotFound
 from proxy.resources import Page
 from proxy.services import Services, epoch_ms
 from proxy.store import completions, facets
@@ -109,28 +109,20 @@ is a chat request."""
 async def stored(svc: Services, scope: AsgiScope, connection: Connection) -> None:
     """The endpoint of all these paths."""
     request = frame(scope)
+    await answered(svc, request, connection, _stored(svc, scope, request, connection))
+
+
+async def _stored(svc: Services, scope: AsgiScope, request: Request, connection: Connection) -> None:
+    call, id = _operation(scope)
+    who = await auth.scope_of(svc, request.headers)
+    raw = await body.read(connection, request.headers, SMALL)
+    if raw and request.method == "POST":
+        body.check_media(request.headers)
+    content = await call(Ask(svc, who, id, _query(request.query), raw))
     try:
-        call, id = _operation(scope)
-        who = await auth.scope_of(svc, request.headers)
-        raw = await body.read(connection, request.headers, SMALL)
-        if raw and request.method == "POST":
-            body.check_media(request.headers)
-        content = await call(Ask(svc, who, id, _query(request.query), raw))
-        await deliver(_events(content, request), Client(), connection, lambda head: head)
-    except ProxyError as failure:
-        connection.status, connection.outcome = failure.status, failure.code or failure.type
-        await failures.respond(connection.send, failure, {"x-request-id": request.id})
-    except body.ClientLeft:
-        connection.outcome = "client_left"
+        await respond(connection, request, content)
     finally:
         connection.first = None  # no model's first byte
-        log_request(svc, request, connection, {})
-
-
-async def _events(content: bytes, request: Request) -> AsyncGenerator[Head | Chunk | End]:
-    name = (b"x-request-id", request.id.encode("latin-1"))
-    yield Head(200, [(b"content-type", b"application/json"), name])
-    yield End(content)
 
 
 def _operation(scope: AsgiScope) -> tuple[Handler, str]:

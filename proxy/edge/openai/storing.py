@@ -13,10 +13,9 @@ from proxy.completion import Given, Storing
 from proxy.edge.body import Fields, parsed
 from proxy.edge.deliver import Head
 from proxy.edge.request import Request
-from proxy.edge.retries import fingerprint, is_retry
+from proxy.edge.retries import fingerprint
 from proxy.errors import BadRequest, UpstreamError
 from proxy.events import Chunk, End
-from proxy.recollect import RETRY_MS
 from proxy.services import Services, epoch_ms
 from proxy.settled import settled
 from proxy.store import completions
@@ -24,6 +23,7 @@ from proxy.store.turns import KEY_HOURS
 from proxy.types import Scope
 from proxy.upstream import wire
 from proxy.upstream.fold import Fold
+from proxy.upstream.headers import has_media
 
 PAIRS, KEY_LENGTH, VALUE_LENGTH = 16, 64, 512
 """OpenAI's limits of metadata."""
@@ -70,7 +70,7 @@ def _wrong(message: str) -> BadRequest:
 Passing = Head | Chunk | End
 
 
-class Keeper:
+class Copy:
     """The copy of an answer to a request without a session. It takes each piece before that goes out, and stores the
     answer before its last one: a `[DONE]` that arrived is a completion that can be fetched.
 
@@ -87,7 +87,7 @@ class Keeper:
         self._storing = Storing(metadata_of(parsed(fields, "metadata")))
         key = request.headers.get(b"idempotency-key", b"")
         self._mark = hashlib.blake2b(key + b"\0" + fingerprint(raw, request.headers), digest_size=16).digest()
-        self._within_ms = KEY_HOURS * 3_600_000 if key else RETRY_MS if is_retry(request.headers) else None
+        self._within_ms = KEY_HOURS * 3_600_000 if key else None  # without a key, an equal request may be another's
         self._splitter = wire.Splitter()
         self._fold = Fold()
         self._left = svc.config.limits.answer_mb << 20
@@ -99,7 +99,7 @@ class Keeper:
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, Head):
-                    streamed = _is_stream(event)
+                    streamed = has_media(event.headers, b"text/event-stream")
                 elif isinstance(event, Chunk):
                     await self.take(event.data)
                 elif streamed:
@@ -168,15 +168,11 @@ class Keeper:
         self._svc.log("warning", "completion_not_stored", id=self._request.id, why=why)
 
 
-def _is_stream(head: Head) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in head.headers)
-
-
-def kept(
+def copied(
     svc: Services, who: Scope, request: Request, raw: bytes, fields: Fields, events: AsyncGenerator[Passing]
 ) -> AsyncGenerator[Passing]:
     """The events of an answer to a request without a session, which is stored where `store: true` asks for it; whatever
     else `store` may say is the upstream's to judge. Raises BadRequest for metadata over the limits."""
     if fields.get("store") != b"true":
         return events
-    return Keeper(svc, who, request, raw, fields).watch(events)
+    return Copy(svc, who, request, raw, fields).watch(events)

@@ -4,25 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.chatting.client import Failed, Proxy, header, root_of, session_path
+from proxy.cli.chatting.client import Failed, Proxy, header, session_path
 from proxy.errors import BadConfig
 from tests.faults import nobody_listens, redirect, reset_before_headers
 from tests.scripted import Step, echoes, scripted_upstream, status
 from tests.serving import proxy
 
 pytestmark = pytest.mark.anyio
-
-ROOTS = [
-    ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
-    ("http://127.0.0.1:8080/v1/", "http://127.0.0.1:8080"),
-    ("localhost:9", "http://localhost:9"),
-    ("https://a.example/proxy/v1", "https://a.example/proxy"),
-]
-
-
-@pytest.mark.parametrize(("url", "root"), ROOTS)
-def test_an_address_may_be_written_as_clients_write_it(url: str, root: str) -> None:
-    assert root_of(url) == root
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://me:pw@x", "http://x?y", "http://x:99999"])
@@ -63,6 +51,19 @@ async def test_what_is_no_proxy_is_told(step: Step, told: str) -> None:
     async with scripted_upstream(step) as up:
         client = Proxy(up.url, None)
         with pytest.raises(Failed, match=told):
+            await client.get("/healthz")
+        await client.aclose()
+
+
+async def test_an_answer_without_an_end_is_not_read_on() -> None:
+    async with scripted_upstream(status(200, json={"status": "o" * 2000})) as up:
+        client = Proxy(up.url, None, longest=1000)
+        with pytest.raises(Failed, match="longer than 1,000 bytes"):
+            await client.get("/healthz")
+        await client.aclose()
+    async with scripted_upstream(status(502, json={"error": {"message": "long", "more": "o" * (1 << 20)}})) as up:
+        client = Proxy(up.url, None)
+        with pytest.raises(Failed, match="answers 502, not as a session-proxy does"):
             await client.get("/healthz")
         await client.aclose()
 

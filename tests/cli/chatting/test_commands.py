@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.cli.chatting import commands
+from proxy.cli.chatting.client import Proxy
 from tests.cli.chatting.talking import Talking, talking
 from tests.scripted import ScriptedUpstream, echoes, scripted_upstream
 from tests.serving import proxy
@@ -124,6 +125,26 @@ async def test_undo_takes_back_the_last_turn(tmp_path: Path) -> None:
         await chat.type("/undo")
         await chat.type("/undo")
         assert (await told(chat, "/undo")).startswith("error: there is nothing to undo")
+
+
+class Sparing(Proxy):
+    """Reads no whole session."""
+
+    async def lines(self, path: str) -> list[Any]:
+        raise AssertionError(path)
+
+
+async def test_fork_and_undo_read_no_whole_session(tmp_path: Path) -> None:
+    async with chatting(tmp_path) as (chat, _):
+        for said in ("one", "two", "three"):
+            await chat.type(said)
+        await chat.talk.proxy.aclose()
+        chat.talk.proxy = Sparing(chat.talk.proxy.root, None)
+        assert (await told(chat, "/fork 2")).startswith("branch 2 begins after turn 2")
+        assert (await told(chat, "/undo")).startswith("turn 2 no longer stands; it stays readable on branch 2")
+        assert (await told(chat, "/fork 3")).startswith("branch 4 begins after turn 3")
+        await chat.type("four")
+        assert (await told(chat, "/undo")).startswith("turn 4 no longer stands; it stays readable on branch 4")
 
 
 async def test_the_model_is_switched(tmp_path: Path) -> None:

@@ -76,3 +76,7 @@ def test_the_lines_of_a_fence_that_were_shown_are_not_shown_again() -> None:
     shown = [text for text, _ in lines(console, Renderer()(block))]
     assert [re.sub(r"\x1b\[[0-9;]*m", "", row) for row in shown] == ['  three"""', "  four"]
     assert shown[0] != shown[1].replace("four", 'three"""'), "the end of a text is coloured as a text"
+
+
+def test_entities_give_no_orders_either() -> None:
+    assert looks("a&#x202e;b &#8294;c &#27;d `&#x202e;`") in ("ab c \ufffdd &#x202e;", "ab c d &#x202e;")

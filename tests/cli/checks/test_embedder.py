@@ -15,6 +15,7 @@ UNUSABLE = (
     (status(200, json={"data": []}), "cannot be used"),
     (status(401, json={"error": KEY}), "refused the proxy's own key"),
     (status(404, json={"error": {"message": f"no model e for {KEY}"}}), "no model e for ***"),
+    (status(404, json={"error": {"message": f"no model e; {KEY} has none"}}), "no model e; *** has none"),
 )
 
 
@@ -53,7 +54,10 @@ async def test_a_clients_key_is_that_of_the_environment_or_none(tmp_path: Path) 
     async with scripted_upstream(VECTOR) as up:
         one = site(tmp_path, up.url, recall=REMOTE, auth={"mode": "passthrough"})
         assert states(await embedder.check(one)) == ["skipped"]
-        assert not bad(await embedder.check(but(one, env={"OPENAI_API_KEY": KEY})))
+        (elsewhere,) = await embedder.check(but(one, env={"OPENAI_API_KEY": KEY}))
+        assert (elsewhere.state, f"OPENAI_BASE_URL to {up.url}" in elsewhere.fix) == ("skipped", True)
+        assert not up.requests
+        assert not bad(await embedder.check(but(one, env={"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": up.url})))
         assert [request.header("authorization") for request in up.requests] == [f"Bearer {KEY}"]
 
 

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cli.checks.finding import Site, cleaned, parted
+from proxy.cli.checks.finding import Site, cleaned, explained, parted
+from proxy.errors import Unavailable, UpstreamBroken, UpstreamRefused
 
 
 def test_a_message_is_parted_into_what_was_wrong_and_what_to_do() -> None:
@@ -11,7 +12,15 @@ def test_a_message_is_parted_into_what_was_wrong_and_what_to_do() -> None:
     assert parted("it is\n  broken", "mend it") == ("it is broken", "mend it")
 
 
-@given(st.text(), st.text(min_size=6))
+def test_only_our_own_messages_are_parted() -> None:
+    told = "it is sk-1234; use sk-1234"
+    assert explained(Unavailable(told), "mend it", "sk-1234") == ("it is ***", "use ***")
+    assert explained(UpstreamBroken(told), "mend it", "sk-1234") == ("it is ***; use ***", "mend it")
+    refused = UpstreamRefused(400, told, body=None, headers={})
+    assert explained(refused, "mend it", "sk-1234") == ("it is ***; use ***", "mend it")
+
+
+@given(st.text(), st.text(min_size=7))
 def test_a_foreign_text_is_one_short_line_without_secrets(text: str, secret: str) -> None:
     shown = cleaned(f"{text}{secret}{text}", secret, "")
     assert len(shown) <= 200

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.cli.checks import running
 from proxy.cli.checks.finding import Check, Finding, Run, Site
-from proxy.errors import Unavailable
+from proxy.errors import Unavailable, UpstreamBroken
 from tests.cli.checks.sites import bad, states
 
 GOOD = Finding("good", "ok", "it is")
@@ -68,3 +68,10 @@ async def test_a_thread_gives_what_it_returns_or_raises() -> None:
     assert await running.aside(lambda: 6 * 7) == 42
     with pytest.raises(ZeroDivisionError):
         await running.aside(lambda: 1 // 0)
+
+
+@pytest.mark.anyio
+async def test_what_an_upstream_said_is_not_told_by_a_check_that_breaks() -> None:
+    (found,) = await ran(Check("a", raises(UpstreamBroken("no; sk-secret-1234")), 5))
+    assert "UpstreamBroken at test_running.py:" in found.said
+    assert "sk-secret" not in str(found)

@@ -17,6 +17,7 @@ from tests.scripted import Exchange, ScriptedUpstream, Step, says, scripted_upst
 
 KEY = "sk-secret-1234"
 DENIED = status(401, json={"error": {"message": f"Incorrect API key provided: {KEY}", "type": "x", "code": "y"}})
+AFTER = status(429, json={"error": {"message": f"wait; {KEY} is over its quota", "code": "rate"}})
 NOT_FOUND = status(404, json={"detail": "Not Found"})
 UNKNOWN = status(404, json={"error": {"message": "The model `m` does not exist", "code": "model_not_found"}})
 
@@ -117,10 +118,21 @@ async def test_in_passthrough_mode_the_key_is_that_of_the_environment(tmp_path: 
         assert states(every) == ["ok", "skipped"]
         assert "which each client brings" in every[0].said
         assert up.requests[0].header("authorization") is None
-        told = the(await upstream.check(but(one, env={"OPENAI_API_KEY": KEY})))
+        told = the(await upstream.check(but(one, env={"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": up.url})))
         assert up.requests[1].header("authorization") == f"Bearer {KEY}"
         assert "OPENAI_API_KEY" in told.fix
         assert KEY not in str(told)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("more", [{}, {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}])
+async def test_the_environments_key_goes_to_no_other_server(tmp_path: Path, more: dict[str, str]) -> None:
+    async with scripted_upstream(says("hi"), [MODEL]) as up:
+        one = site(tmp_path, up.url, auth={"mode": "passthrough"}, env={"OPENAI_API_KEY": KEY, **more})
+        every = await upstream.check(one)
+        assert states(every) == ["ok", "skipped"]
+        assert f"OPENAI_BASE_URL to {up.url} to have" in every[1].fix
+        assert [request.header("authorization") for request in up.requests] == [None]
 
 
 @pytest.mark.anyio
@@ -178,6 +190,18 @@ async def test_what_the_server_says_is_shown_without_the_key(tmp_path: Path) -> 
     busy = status(429, json={"error": {"message": f"slow down,\n{KEY}", "code": "rate"}})
     told = bad(await checked(tmp_path, busy))[0]
     assert (told.state, "slow down, *** (429)" in told.said) == ("warning", True)
+    told = bad(await checked(tmp_path, AFTER))[0]
+    assert "wait; *** is over its quota (429)" in told.said
+    assert told.fix == "ask it for that model without the proxy; its log may say more"
+    told = bad(await checked(tmp_path, says("hi"), AFTER))[0]
+    assert "wait; *** is over its quota (429)" in told.said
+    assert told.fix == "look into the log of that server, or try again later"
+
+    async def breaks_off(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        await exchange.event({"error": f"wait; {KEY} is over its quota"})
+
+    assert "wait; *** is over its quota" in bad(await checked(tmp_path, breaks_off))[0].said
     told = the(await checked(tmp_path, says("hi"), status(500, html="oops")))
     assert "the upstream answered 500" in told.said
 

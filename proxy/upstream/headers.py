@@ -45,4 +45,4 @@ def upstream_headers(
 
 def has_media(headers: Iterable[tuple[bytes, bytes]], prefix: bytes) -> bool:
     """Whether the headers, whose names are in lower case, give a content type that begins so."""
-    return any(name == b"content-type" and value.startswith(prefix) for name, value in headers)
+    return any(name == b"content-type" and value.lower().startswith(prefix) for name, value in headers)

@@ -85,7 +85,7 @@ async def test_a_model_servers_text_is_no_label(tmp_path: Path) -> None:
 
     async with scripted_upstream([breaks]) as up, served(up, tmp_path) as proxied:
         assert (await proxied.ask("hi", to="s", stream=True)).error["code"] == "secret words"
-        assert (await sums(proxied))["errors_total{other}"] == 1
+        assert (await sums(proxied))["errors_total{upstream_broken}"] == 1
         assert b"secret" not in (await ask(proxied)).body
 
 

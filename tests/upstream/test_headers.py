@@ -1,7 +1,9 @@
 """Which of a client's headers go up: an allow-list, and one key."""
 
+import pytest
+
 from proxy.config import UpstreamConfig
-from proxy.upstream.headers import upstream_headers
+from proxy.upstream.headers import has_media, upstream_headers
 
 CLIENT = {
     b"authorization": b"Bearer mine",
@@ -35,3 +37,11 @@ def test_a_key_of_the_clients_own_takes_the_place_of_the_upstreams() -> None:
 
 def test_without_any_key_there_is_no_authorization() -> None:
     assert b"authorization" not in dict(upstream_headers(None, UpstreamConfig(), CLIENT, b""))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_stream"),
+    [(b"text/event-stream", True), (b"Text/Event-Stream; charset=utf-8", True), (b"application/json", False)],
+)
+def test_a_media_type_has_no_case(value: bytes, is_stream: bool) -> None:
+    assert has_media(((b"x-other", b"text/event-stream"), (b"content-type", value)), b"text/event-stream") is is_stream

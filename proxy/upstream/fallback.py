@@ -20,15 +20,17 @@ async def first_good(
     own_key: bool,
     attempt: Callable[[Target, bool], Awaitable[Result]],
 ) -> Result:
-    """What `attempt(target, last)` gives for the first of `targets` that it does not fail for. `last`: nobody takes
-    over, so that retries are worth their wait. All of them together have the first one's total time. Raises
+    """What `attempt(target, last)` gives for the first of `targets` that it does not fail for. `last`: no other that is
+    well takes over, so that retries are worth their wait. All of them together have the first one's total time. Raises
     UpstreamError: what an upstream said before what it was not reached for."""
     failures: list[UpstreamError] = []
     until = asyncio.get_running_loop().time() + targets[0].upstream.total_timeout_s
     for n, target in enumerate(targets):
-        last = n == len(targets) - 1
-        if not (last or breakers.admits(target)):
+        others = targets[n + 1 :]
+        well = len(targets) == 1 or breakers.admits(target)
+        if others and not well:
             continue
+        last = well and not any(breakers.admits(other) for other in others)
         try:
             with breakers.trial(target, own_key):
                 return await (_before(until, attempt(target, last)) if failures else attempt(target, last))
@@ -40,8 +42,8 @@ async def first_good(
             if not (may_move_on(failure) or (failures and failure.status in ABSENT)):
                 raise
             failures.append(failure)
-            if not last:
-                breakers.moved_on(target, targets[n + 1], failure)
+            if others:
+                breakers.moved_on(target, others[0], failure)
     raise next((one for one in failures if isinstance(one, UpstreamRefused)), failures[-1])
 
 

@@ -84,4 +84,13 @@ async def test_one_that_is_left_out_meanwhile_is_passed_over_unless_it_is_the_la
         for _ in range(target.upstream.breaker_failures):
             with pytest.raises(UpstreamUnreachable), breakers.trial(target, own_key=True):
                 raise UpstreamUnreachable("x")
-    assert await served("hello", "hello", "hello", breakers=breakers) == ("hello", [("c", True)])
+    assert await served("hello", "hello", "hello", breakers=breakers) == ("hello", [("c", False)])
+
+
+async def test_the_last_one_that_is_well_is_worth_retries_and_one_that_is_left_out_is_not() -> None:
+    breakers = Breakers()
+    for _ in range(ALL[1].upstream.breaker_failures):
+        with pytest.raises(UpstreamUnreachable), breakers.trial(ALL[1], own_key=True):
+            raise UpstreamUnreachable("x")
+    answer, asked = await served(refused(500), "hello", breakers=breakers)
+    assert (answer, asked) == ("hello", [("a", True), ("b", False)])

@@ -18,7 +18,7 @@ async def test_the_greeting_tells_address_upstream_storage_and_mode(tmp_path: Pa
     async with served(config) as serving:
         assert serving.greeting == (
             f"session-proxy on {serving.url} -> http://127.0.0.1:9/v1 | storage sqlite:///{tmp_path / 'sessions.db'} "
-            "(full) | auth open"
+            f"(full) | auth open | pid {serving.process.pid}"
         )
         async with aiohttp.ClientSession() as http, http.get(serving.url.replace("/v1", "/healthz")) as response:
             assert response.status == 200

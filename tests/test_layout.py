@@ -28,7 +28,7 @@ IMPURE = {
 }  # fmt: skip
 CLOCKS = ("now", "utcnow", "today")
 """What of datetime tells the time; the rest of it calculates."""
-OPTIONAL = ("app.py", "cli/chat.py", "cli/demo.py", "cli/local_model.py")
+OPTIONAL = ("app.py", "cli/chat.py", "cli/doctor.py", "cli/demo.py", "cli/local_model.py")
 """What may import inside a function: heavy or optional parts, at their first use."""
 VAGUE = ("utils", "util", "helpers", "helper", "common", "base", "manager", "misc")
 SQL = re.compile(r"\b(SELECT\b.+\bFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM)\b", re.S)
@@ -52,6 +52,7 @@ TESTED_ELSEWHERE = {
     "types.py": "data only",
     "yamlfile.py": "tests/test_config.py",
     "cli/bench.py": "hands over to the bench package",
+    "cli/checks/report.py": "tests/cli/test_doctor.py",
     "cli/demo.py": "needs the local model: run by the README's first command",
     "cli/settings.py": "tests/cli/test_main.py",
     "context/__init__.py": "nothing in it",

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from proxy import __version__
-from proxy.cli import doctor
-from proxy.cli.checks import configuration
+from proxy.cli.checks import configuration, report
+from proxy.cli.checks.finding import Finding
 from tests.cli.checks.sites import names
 from tests.processes import ROOT, command, written
 from tests.scripted import says, scripted_upstream, status
@@ -27,22 +27,22 @@ def keyed(folder: Path, url: str, **sections: Any) -> Path:
     return written(folder, url, **{"upstreams": upstreams, "recall": {"embedder": {"kind": "none"}}, **sections})
 
 
-async def report(config: Path, offline: bool = False, **env: str) -> tuple[int, dict[str, Any]]:
+async def reported(config: Path, offline: bool = False, **env: str) -> tuple[int, dict[str, Any]]:
     """The exit code and the report, of a machine whose environment is `env`."""
     site = dataclasses.replace(configuration.site(config, env, offline), counter=COUNTER)
-    found = await doctor.examined(site)
-    told = doctor.told(found)
+    found = await report.examined(site)
+    told = report.told(found)
     assert KEY not in told
-    return doctor.code(site, found), json.loads(told)
+    return report.code(site, found), json.loads(told)
 
 
 @pytest.mark.anyio
 async def test_where_all_is_well_the_code_is_0_and_every_check_says_so(tmp_path: Path) -> None:
     async with scripted_upstream(says("hi there"), MODELS) as up:
-        code, told = await report(keyed(tmp_path, up.url))
+        code, told = await reported(keyed(tmp_path, up.url))
     assert (code, told["ok"], told["version"]) == (0, True, __version__)
     assert [finding for finding in told["findings"] if finding["state"] != "ok"] == []
-    assert {finding["check"] for finding in told["findings"]} == {check.name for check in doctor.CHECKS}
+    assert {finding["check"] for finding in told["findings"]} == {check.name for check in report.CHECKS}
     assert all(list(finding) == ["check", "state", "said", "fix"] for finding in told["findings"])
     assert names(tmp_path) == ["config.yaml"]
 
@@ -69,7 +69,7 @@ async def test_without_a_configuration_the_code_is_2_and_the_rest_is_looked_at(
     config = tmp_path / "c.yaml"
     if text is not None:
         config.write_text(text)
-    code, told = await report(config)
+    code, told = await reported(config)
     assert (code, told["ok"]) == (2, False)
     by = {finding["check"]: finding["state"] for finding in told["findings"]}
     assert by["config"] == "failed"
@@ -80,7 +80,7 @@ async def test_without_a_configuration_the_code_is_2_and_the_rest_is_looked_at(
 @pytest.mark.anyio
 async def test_warnings_alone_are_no_failure(tmp_path: Path) -> None:
     async with scripted_upstream(says("hi there"), [{"id": "m"}]) as up:
-        code, told = await report(keyed(tmp_path, up.url, auth={"mode": "keys"}))
+        code, told = await reported(keyed(tmp_path, up.url, auth={"mode": "keys"}))
     assert (code, told["ok"]) == (0, True)
     assert {finding["check"] for finding in told["findings"] if finding["state"] == "warning"} == {"keys", "upstream"}
 
@@ -91,7 +91,7 @@ async def test_it_works_beside_a_running_server(tmp_path: Path) -> None:
         config = keyed(tmp_path, up.url)
         async with proxy(up.url, tmp_path) as running:
             port = str(running.server.port())
-            code, told = await report(config, PROXY_SERVER__PORT=port)
+            code, told = await reported(config, PROXY_SERVER__PORT=port)
     said = "\n".join(finding["said"] for finding in told["findings"])
     assert (code, told["ok"]) == (0, True)
     assert "a running server has it" in said
@@ -100,7 +100,7 @@ async def test_it_works_beside_a_running_server(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_offline_nothing_else_is_asked(tmp_path: Path) -> None:
-    code, told = await report(keyed(tmp_path, "https://api.openai.com/v1"), offline=True)
+    code, told = await reported(keyed(tmp_path, "https://api.openai.com/v1"), offline=True)
     assert code == 0
     skipped = [finding for finding in told["findings"] if finding["state"] == "skipped"]
     assert [finding["check"] for finding in skipped] == ["upstream"]
@@ -110,7 +110,7 @@ async def test_offline_nothing_else_is_asked(tmp_path: Path) -> None:
 def test_the_report_may_be_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("server: {prot: 1}")
-    assert doctor.run(argparse.Namespace(config=config, json=True, offline=True)) == 2
+    assert report.run(argparse.Namespace(config=config, json=True, offline=True)) == 2
     assert json.loads(capsys.readouterr().out)["ok"] is False
 
 
@@ -123,11 +123,11 @@ async def test_the_defaults_are_looked_at_where_there_is_no_file(tmp_path: Path)
 
 
 def test_the_last_line_counts() -> None:
-    found = [doctor.Finding("a", state, "") for state in ("ok", "warning", "failed", "warning", "skipped")]
-    assert doctor.summed(found) == "1 failed, 2 warnings, 1 skipped, 1 ok"
+    found = [Finding("a", state, "") for state in ("ok", "warning", "failed", "warning", "skipped")]
+    assert report.summed(found) == "1 failed, 2 warnings, 1 skipped, 1 ok"
 
 
 def test_the_documentation_names_every_check_and_state() -> None:
     told = (ROOT / "docs" / "doctor.md").read_text()
-    names = [check.name for check in doctor.CHECKS]
-    assert [name for name in (*names, "keys", *doctor.STATES) if f"| `{name}` |" not in told] == []
+    names = [check.name for check in report.CHECKS]
+    assert [name for name in (*names, "keys", *report.STATES) if f"| `{name}` |" not in told] == []

@@ -8,9 +8,9 @@ from proxy.config import Config
 from proxy.errors import BadRequest
 from proxy.resources import Agent, AgentFields, Owner, Profile, Tool, User, UserFields
 from proxy.services import Services, Turn
+from proxy.steering import sent_to
 from proxy.store import members, sessions, settings, tools
 from proxy.types import Scope, Session
-from proxy.upstream.headers import upstream_headers
 from proxy.upstream.route import targets
 
 _agent = msgspec.json.Decoder(AgentFields).decode
@@ -98,8 +98,7 @@ def filled(config: Config, turn: Turn, profile: Profile) -> Turn:
     if model is None:
         return turn
     target, *others = targets(config, model, turn.scope.credential)
-    headers = upstream_headers(turn.scope.credential, target.upstream, turn.client)
-    return msgspec.structs.replace(turn, target=target, others=tuple(others), headers=headers)
+    return sent_to(turn, target, others)
 
 
 def _given(fields: Mapping[str, bytes], key: str) -> bool:

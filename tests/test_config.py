@@ -302,4 +302,5 @@ def test_aliases_that_go_in_a_circle_stop_the_start(models: str, circle: str) ->
 
 
 def test_an_alias_may_bear_its_models_name_or_have_an_upstream_that_ends_it() -> None:
-    load("{models: {a: {model: a}, b: {upstream: default, model: c}, c: {model: b}}}", {})
+    loaded = load("{models: {a: {model: a}, b: {upstream: default, model: c}, c: {model: b}}}", {})
+    assert [alias.model for alias in loaded.models.values()] == ["a", "c", "b"]

@@ -1,6 +1,5 @@
 """`store: true` of a chat request: what it asks for, and the copy of an answer that passes through."""
 
-import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -10,6 +9,7 @@ import msgspec
 
 from proxy import completion
 from proxy.completion import Given, Storing
+from proxy.compose import priced
 from proxy.edge.body import Fields, parsed
 from proxy.edge.deliver import Head
 from proxy.edge.request import Request
@@ -154,8 +154,8 @@ class Copy:
         except UpstreamError as failure:
             self._give_up(failure.code or failure.type)
             return
-        large = len(answer) + len(self._fields.get("messages", b"")) > completions.LARGE
-        new = await asyncio.to_thread(completion.made, about, answer) if large else completion.made(about, answer)
+        size = len(answer) + len(self._fields.get("messages", b""))
+        new = await priced(size, completion.made, about, answer)
         if new is None:
             self._give_up("upstream_broken")
             return
